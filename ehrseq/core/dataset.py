@@ -150,6 +150,11 @@ class Build:
             table = str(Path(name).parent)
             self._schemas.setdefault(table, {column: str(dtype) for column, dtype in schema.items()})
 
+    @property
+    def accounts(self) -> Mapping[str, Account]:
+        """The books so far, by source table."""
+        return self._accounts
+
     def account(self, table: str, account: Account) -> None:
         """Add to the books of one source table."""
         self._accounts.setdefault(table, Account()).add(account)

@@ -65,6 +65,8 @@ def parse_yaml(text: str, path: Path, error: type[EhrseqError] = ConfigError) ->
 
 def _plain(node: Any, where: Where, lines: dict[Where, int], path: Path, error: type[EhrseqError]) -> Any:
     lines[where] = node.start_mark.line + 1
+    if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+        raise error(f"{path}:{lines[where]}  is not valid YAML here: tags such as {node.tag} are not allowed.")
     if isinstance(node, yaml.SequenceNode):
         return [_plain(child, (*where, index), lines, path, error) for index, child in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):

@@ -16,6 +16,10 @@ from ehrseq.core.errors import SourceError, closest
 from ehrseq.sources.declaration import Source, Table
 from ehrseq.sources.rejects import Reject, join_rejects
 
+COLUMN_DTYPES: dict[str, pl.DataType] = {
+    "string": pl.String(), "integer": pl.Int64(), "number": pl.Float64(), "boolean": pl.Boolean(),
+    "date": pl.Date(), "datetime": pl.Datetime("us"),
+}  # fmt: skip
 _SUFFIXES = {".csv": ",", ".csv.gz": ",", ".csv.zst": ",", ".tsv": "\t", ".tsv.gz": "\t", ".parquet": None}
 _BLOCK_BYTES = 16 << 20
 _BATCH_ROWS = 262_144
@@ -64,10 +68,10 @@ def read_batches(table: Table, path: Path, file: str) -> Iterator[tuple[pl.DataF
     try:
         for frame, ragged in raw:
             if ragged is not None:
-                yield _typed(table, frame, file)[0].clear(), _ragged(table, ragged, file)
+                yield typed_rows(table, frame, file)[0].clear(), _ragged(table, ragged, file)
                 continue
             seen += frame.height
-            rows, bad = _typed(table, frame, file)
+            rows, bad = typed_rows(table, frame, file)
             yield rows, bad
     except (pa.ArrowInvalid, OSError) as error:
         raise SourceError(
@@ -154,7 +158,7 @@ def _check_columns(table: Table, header: list[str], path: Path) -> None:
         )
 
 
-def _typed(table: Table, frame: pl.DataFrame, file: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+def typed_rows(table: Table, frame: pl.DataFrame, file: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Cast text to the declared types; rows with a value that does not fit go to the rejects."""
     cast = frame.with_columns(_file=pl.lit(file, pl.String)).with_columns(
         **{f"_typed_{name}": _cast(table, name, frame.schema[name]) for name in table.columns}
@@ -199,11 +203,7 @@ def _cast(table: Table, name: str, found: pl.DataType) -> pl.Expr:
 
 def _cast_typed(kind: str, column: pl.Expr) -> pl.Expr:
     """Cast a column that a typed file (Parquet) already gives a type."""
-    dtypes = {
-        "string": pl.String, "integer": pl.Int64, "number": pl.Float64, "boolean": pl.Boolean,
-        "date": pl.Date, "datetime": pl.Datetime("us"),
-    }  # fmt: skip
-    return column.cast(dtypes[kind], strict=False)
+    return column.cast(COLUMN_DTYPES[kind], strict=False)
 
 
 def _reject_columns(table: Table, name: str) -> list[pl.Expr]:

@@ -1,0 +1,244 @@
+"""Map the rows of some patients: every mapping in turn, and for every row a verdict.
+
+A row is used (it made a resource, or was joined), rejected (something is wrong with it) or filtered (a declared
+rule left it out). The first of these that is true for any mapping of the row counts.
+"""
+
+from collections.abc import Mapping as Map, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ehrseq.core.manifest import Account
+from ehrseq.fhir import validate
+from ehrseq.mapping.compile import Plan
+from ehrseq.mapping.specification import Join
+from ehrseq.sources.rejects import FILTERED, REJECTED, join_rejects, rejects
+
+_INDEX = "~index"
+_PROVENANCE = ("_mapping", "_file", "_row")
+
+
+@dataclass
+class Verdicts:
+    """The verdict on each row of one table of one bucket; rows are named by their index in it."""
+
+    height: int
+    used: NDArray[np.bool_]
+    rejected: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    filtered: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    made: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def on(cls, height: int) -> "Verdicts":
+        """No verdict yet on any of `height` rows."""
+        return cls(height, np.zeros(height, bool))
+
+    def mark(self, outcome: str, reason: str, index: pl.Series | NDArray[np.int64]) -> None:
+        """Reject or filter the rows at `index` for `reason`."""
+        book = self.rejected if outcome == REJECTED else self.filtered
+        book.setdefault(reason, np.zeros(self.height, bool))[np.asarray(index)] = True
+
+    def final(self, leftover: str) -> list[tuple[str, str, NDArray[np.bool_]]]:
+        """(outcome, reason, rows) of all rows that are not used; those without a verdict are filtered as `leftover`."""
+        open_rows, found = ~self.used, []
+        for outcome, book in ((REJECTED, self.rejected), (FILTERED, self.filtered)):
+            for reason, rows in book.items():
+                if (hit := open_rows & rows).any():
+                    found.append((outcome, reason, hit))
+                    open_rows = open_rows & ~hit
+        return [*found, (FILTERED, leftover, open_rows)] if open_rows.any() else found
+
+    def account(self, leftover: str) -> Account:
+        """The books of the table."""
+        account = Account(self.height, int(self.used.sum()), made=dict(self.made))
+        for outcome, reason, rows in self.final(leftover):
+            count = int(rows.sum())
+            account.add(
+                Account(rejected=count * (outcome == REJECTED), filtered=count * (outcome == FILTERED),
+                        reasons={reason: count})
+            )  # fmt: skip
+        return account
+
+
+@dataclass
+class Mapped:
+    """What the rows of a bucket made: resources by type, verdicts by table, rejects, unmapped codes, ids."""
+
+    resources: dict[str, pl.DataFrame]
+    verdicts: dict[str, Verdicts]
+    rejects: pl.DataFrame
+    unmapped: pl.DataFrame
+    ids: dict[str, pl.Series]
+
+
+def map_rows(
+    plans: Sequence[Plan],
+    tables: Map[str, pl.DataFrame],
+    lookups: Map[str, pl.DataFrame],
+    known: Map[str, pl.Series],
+    *,
+    check_references: bool = True,
+    full_validation: float = 0.0,
+) -> Mapped:
+    """Map `tables` (frames with `_file`, `_row`), which hold all rows of some patients, or all shared rows.
+
+    `lookups` are shared tables that may be joined; `known` are references already made by other mappings.
+    `full_validation` is the fraction of resources that also pass through `fhir.resources.R4B`.
+    """
+    state = _State(tables, lookups, known)
+    for plan in plans:
+        if plan.mapping.table in tables:
+            state.map(plan, check_references, full_validation)
+    resources = {name: pl.concat(frames) for name, frames in sorted(state.resources.items()) if frames}
+    return Mapped(resources, state.verdicts, join_rejects(state.rejects), _count(state.unmapped), state.ids)
+
+
+UNMAPPED = pl.Schema({"map": pl.String, "value": pl.String, "rows": pl.Int64})
+
+
+def _count(frames: list[pl.DataFrame]) -> pl.DataFrame:
+    together = pl.concat([pl.DataFrame(schema=UNMAPPED), *frames])
+    return together.group_by("map", "value").agg(pl.col("rows").sum()).sort("map", "value")
+
+
+class _State:
+    def __init__(
+        self, tables: Map[str, pl.DataFrame], lookups: Map[str, pl.DataFrame], known: Map[str, pl.Series]
+    ) -> None:
+        indexed = {name: frame.with_row_index(_INDEX) for name, frame in {**lookups, **tables}.items()}
+        self.tables = indexed
+        self.verdicts = {name: Verdicts.on(frame.height) for name, frame in indexed.items()}
+        self.lookups: dict[tuple[str, tuple[str, ...]], pl.DataFrame] = {}
+        self.ids = dict(known)
+        self.resources: dict[str, list[pl.DataFrame]] = {}
+        self.rejects: list[pl.DataFrame] = []
+        self.unmapped: list[pl.DataFrame] = []
+
+    def map(self, plan: Plan, check_references: bool, full_validation: float) -> None:
+        """Run one mapping over its table."""
+        mapping = plan.mapping
+        rows = self.tables[mapping.table]
+        for join in mapping.joins:
+            rows = self._join(rows, join)
+        for skip in mapping.skips:
+            hit = rows.select(pl.sql_expr(skip.when).fill_null(False)).to_series()
+            if hit.any():
+                self.verdicts[mapping.table].mark(FILTERED, skip.reason, rows.filter(hit)[_INDEX])
+                rows = rows.filter(~hit)
+        rows = rows.with_columns(
+            plan.identifier.alias("~id"),
+            *(expression.alias(name) for name, expression in plan.leaves.items()),
+            *(pl.sql_expr(sql).alias(f"~winner{index}") for index, sql in enumerate(mapping.winner)),
+        )
+        rows = self._keep(plan, rows, pl.col("~id").is_not_null(), "key", "key", "part of the key is missing")
+        rows = self._winners(plan, rows)
+        made = rows.select(pl.col("~id").alias("id"), *plan.resource)
+        rows, made = self._valid(plan, rows, made, full_validation)
+        if check_references:
+            rows, made = self._resolved(plan, rows, made)
+        self._finish(plan, rows, made)
+
+    def _join(self, rows: pl.DataFrame, join: Join) -> pl.DataFrame:
+        right_keys = tuple(right for _, right in join.on)
+        if (join.table, right_keys) not in self.lookups:
+            table = self.tables[join.table]
+            unique = table.unique(list(right_keys), keep="first", maintain_order=True)
+            if unique.height < table.height:
+                losers = table.join(unique.select(_INDEX), on=_INDEX, how="anti")
+                self.verdicts[join.table].mark(FILTERED, "duplicate key", losers[_INDEX])
+            self.lookups[join.table, right_keys] = unique.drop("_file", "_row")
+        lookup = self.lookups[join.table, right_keys]
+        names = {
+            name: f"~joined {join.table}" if name == _INDEX else join.prefix + name
+            for name in lookup.columns
+            if name not in right_keys
+        }
+        lefts = [left for left, _ in join.on]
+        return rows.join(lookup.rename(names), left_on=lefts, right_on=list(right_keys), how="left", maintain_order="left")
+
+    def _keep(
+        self, plan: Plan, rows: pl.DataFrame, good: pl.Expr, rule: str, element: str, message: str
+    ) -> pl.DataFrame:
+        """Rows where `good` holds; the others become rejects."""
+        mask = rows.select(good).to_series()
+        if mask.all():
+            return rows
+        self._reject(plan, rows.filter(~mask), rule, element, message)
+        return rows.filter(mask)
+
+    def _reject(self, plan: Plan, rows: pl.DataFrame, rule: str, element: str | None, message: str) -> None:
+        mapping = plan.mapping
+        self.verdicts[mapping.table].mark(REJECTED, rule, rows[_INDEX])
+        self.rejects.append(
+            rejects(rows, mapping.table, rule=rule, message=message, element=element, mapping=mapping.label,
+                    version=str(mapping.version), key=pl.col("~id"))
+        )  # fmt: skip
+
+    def _winners(self, plan: Plan, rows: pl.DataFrame) -> pl.DataFrame:
+        """One row for each id: the one with the greatest `winner` values, the last one if they tie."""
+        if rows["~id"].n_unique() == rows.height:
+            return rows
+        order = [f"~winner{index}" for index in range(len(plan.mapping.winner))]
+        best = rows.sort([*order, _INDEX], nulls_last=False).unique("~id", keep="last")[_INDEX]
+        losers = rows.filter(~pl.col(_INDEX).is_in(best.implode()))
+        columns = [name for name in self.tables[plan.mapping.table].columns if name not in (_INDEX, "_file", "_row")]
+        same = rows.filter(rows.select(columns).is_duplicated())[_INDEX]
+        verdicts = self.verdicts[plan.mapping.table]
+        verdicts.mark(FILTERED, "duplicate row", losers.filter(pl.col(_INDEX).is_in(same.implode()))[_INDEX])
+        verdicts.mark(FILTERED, "superseded", losers[_INDEX])
+        return rows.filter(pl.col(_INDEX).is_in(best.implode()))
+
+    def _valid(
+        self, plan: Plan, rows: pl.DataFrame, made: pl.DataFrame, full_validation: float
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Reject what breaks FHIR: columnar rules on every row, `fhir.resources.R4B` on a fraction."""
+        found = validate.violations(made, plan.mapping.resource)
+        if full_validation > 0:
+            sampled = validate.full(made, plan.mapping.resource, fraction=full_validation)
+            found = pl.concat([found, sampled])
+        if found.is_empty():
+            return rows, made
+        first = found.unique("index", keep="first", maintain_order=True)
+        for (rule, element, message), part in first.group_by("rule", "element", "message", maintain_order=True):
+            self._reject(plan, rows[part["index"]], str(rule), str(element), str(message))
+        good = ~pl.int_range(rows.height, eager=True, dtype=pl.UInt32).is_in(first["index"].implode())
+        return rows.filter(good), made.filter(good)
+
+    def _resolved(self, plan: Plan, rows: pl.DataFrame, made: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Reject dangling references, again and again where a mapping refers to itself."""
+        name, prefix = plan.mapping.name, f"{plan.mapping.resource}/"
+        while True:
+            before = rows.height
+            for link in plan.links:
+                known = prefix + rows["~id"] if link.target == name else self.ids.get(link.target, _NO_IDS)
+                column = rows[link.column]
+                good = column.is_null() | column.is_in(known.implode())
+                if not good.all():
+                    self._reject(
+                        plan, rows.filter(~good), "reference", link.element, f"refers to no resource of {link.target}"
+                    )
+                    rows, made = rows.filter(good), made.filter(good)
+            if rows.height == before or all(link.target != name for link in plan.links):
+                return rows, made
+
+    def _finish(self, plan: Plan, rows: pl.DataFrame, made: pl.DataFrame) -> None:
+        mapping = plan.mapping
+        verdicts = self.verdicts[mapping.table]
+        verdicts.used[rows[_INDEX].to_numpy()] = True
+        verdicts.made[mapping.resource] = verdicts.made.get(mapping.resource, 0) + rows.height
+        for join in mapping.joins:
+            joined = rows[f"~joined {join.table}"].drop_nulls().unique()
+            self.verdicts[join.table].used[joined.to_numpy()] = True
+        self.ids[mapping.name] = f"{mapping.resource}/" + rows["~id"]
+        for item in plan.translations:
+            missing = rows.filter(pl.col(item.value).is_not_null() & pl.col(item.code).is_null())
+            counted = missing.group_by(pl.col(item.value).alias("value")).agg(rows=pl.len().cast(pl.Int64))
+            self.unmapped.append(counted.select(pl.lit(item.map).alias("map"), "value", "rows"))
+        provenance = (pl.lit(mapping.label).alias("_mapping"), rows["_file"], rows["_row"])
+        self.resources.setdefault(mapping.resource, []).append(made.with_columns(*provenance))
+
+
+_NO_IDS = pl.Series([], dtype=pl.String)

@@ -1,0 +1,382 @@
+"""Hold mapping files against FHIR R4B and the declared tables, before a row is read; report every problem at once."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import polars as pl
+from polars.exceptions import PolarsError
+
+import ehrseq
+from ehrseq.core.errors import EhrseqError, MappingError, closest
+from ehrseq.fhir import elements
+from ehrseq.mapping.parse import load_concept_map, parse_mapping
+from ehrseq.mapping.specification import (
+    Base64,
+    Concept,
+    ConceptMap,
+    Constant,
+    DateTime,
+    Expression,
+    ListOf,
+    Mapping,
+    MappingSet,
+    Node,
+    Object,
+    Quantity,
+    Reference,
+    expressions,
+    walk,
+)
+from ehrseq.sources.declaration import Source, load_source
+from ehrseq.sources.tables import COLUMN_DTYPES
+
+_TEMPORAL = ("date", "dateTime", "instant")
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing wrong with one place of one file."""
+
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        """`file:line  message`."""
+        return f"{self.place}  {self.message}"
+
+
+def find_source(name: str | Path) -> Path:
+    """Folder of a source: a path, or the name of one that ships with ehrseq. Raises: MappingError."""
+    if Path(name).is_dir():
+        return Path(name)
+    shipped = shipped_sources()
+    if str(name) in shipped:
+        return shipped[str(name)]
+    raise MappingError(
+        f"{name}: neither a folder with a source.yaml nor a source that ships with ehrseq."
+        f"{closest(str(name), shipped)} Shipped: {', '.join(shipped)}."
+    )
+
+
+def shipped_sources() -> dict[str, Path]:
+    """Sources that come with ehrseq: name to folder."""
+    package = Path(ehrseq.__file__).parent
+    root = next(path for path in (package / "fhir_mappings", package.parent / "fhir_mappings") if path.is_dir())
+    return {path.name: path for path in sorted(root.iterdir()) if (path / "source.yaml").is_file()}
+
+
+@cache
+def load_mappings(folder: Path) -> MappingSet:
+    """Read and check a source's folder. Raises: MappingError that lists every problem."""
+    mappings, problems = check(folder)
+    if problems or mappings is None:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise MappingError(f"{folder}: {len(problems)} problem{'s' * (len(problems) != 1)} in the mappings:\n{lines}")
+    return mappings
+
+
+def check(folder: Path) -> tuple[MappingSet | None, list[Problem]]:
+    """Read a source's folder; returns the mappings (None if a file cannot be read) and all problems found."""
+    problems: list[Problem] = []
+    try:
+        source = load_source(folder)
+    except MappingError as error:
+        return None, [_problem(error)]
+    maps: dict[str, ConceptMap] = {}
+    for path in sorted((folder / "conceptmaps").glob("*.json")):
+        try:
+            maps[path.stem] = load_concept_map(path)
+        except MappingError as error:
+            problems.append(_problem(error))
+    found: list[Mapping] = []
+    for path in sorted(folder.glob("*.yaml")):
+        if path.name == "source.yaml":
+            continue
+        try:
+            found.append(parse_mapping(path, source))
+        except EhrseqError as error:
+            problems.append(_problem(error))
+    if not found and not problems:
+        problems.append(Problem(str(folder), "holds no mapping files (*.yaml beside source.yaml)."))
+    by_name = {mapping.name: mapping for mapping in found}
+    for mapping in found:
+        problems += _Checker(source, mapping, by_name, maps).problems()
+    problems += _unmapped_tables(source, found)
+    ordered, circle = _ordered(found)
+    problems += circle
+    return MappingSet(source, tuple(ordered), maps, folder), sorted(problems)
+
+
+def row_schema(source: Source, mapping: Mapping) -> pl.Schema:
+    """Columns an expression of the mapping may use: those of its table, then those of its joins."""
+    columns = {name: COLUMN_DTYPES[kind] for name, kind in source.tables[mapping.table].columns.items()}
+    for join in mapping.joins:
+        keys = {right for _, right in join.on}
+        for name, kind in source.tables[join.table].columns.items():
+            if name not in keys:
+                columns[join.prefix + name] = COLUMN_DTYPES[kind]
+    return pl.Schema(columns)
+
+
+def _problem(error: EhrseqError) -> Problem:
+    place, _, message = str(error).partition("  ")
+    return Problem(place, message) if message else Problem("", str(error))
+
+
+class _Checker:
+    """Walks one mapping and gathers what is wrong with it."""
+
+    def __init__(
+        self, source: Source, mapping: Mapping, others: dict[str, Mapping], maps: dict[str, ConceptMap]
+    ) -> None:
+        self.source, self.mapping, self.others, self.maps = source, mapping, others, maps
+        self.found: list[Problem] = []
+        self.schema = pl.Schema()
+
+    def problems(self) -> list[Problem]:
+        """All problems of the mapping."""
+        mapping, tables = self.mapping, self.source.tables
+        if not elements.is_resource(mapping.resource):
+            hint = closest(mapping.resource, elements.resource_types())
+            self._say(("resource",), f"`{mapping.resource}` is not a resource type of FHIR R4B.{hint}")
+        if mapping.table not in tables:
+            hint = closest(mapping.table, tables)
+            self._say(("from",), f"table `{mapping.table}` is not declared in source.yaml.{hint}")
+        if not self.found:
+            self._joins()
+        if self.found:
+            return self.found
+        self.schema = row_schema(self.source, mapping)
+        for index, sql in enumerate(mapping.key):
+            self._dtype(("key", index), sql)
+        for index, sql in enumerate(mapping.winner):
+            self._dtype(("winner", index), sql)
+        for skip in mapping.skips:
+            if (dtype := self._dtype((*skip.where, "when"), skip.when)) not in (None, pl.Boolean):
+                self._say((*skip.where, "when"), f"`{skip.when}` gives {dtype}, expected a condition.")
+        self._object(mapping.template, mapping.resource, "")
+        return self.found
+
+    def _say(self, where: Iterable[object], message: str) -> None:
+        self.found.append(Problem(self.mapping.document.at(tuple(where)), message))  # type: ignore[arg-type]
+
+    def _joins(self) -> None:
+        tables, table = self.source.tables, self.source.tables[self.mapping.table]
+        taken = set(table.columns)
+        for join in self.mapping.joins:
+            if join.table not in tables:
+                self._say(join.where, f"table `{join.table}` is not declared.{closest(join.table, tables)}")
+                continue
+            right = tables[join.table]
+            if table.shared and not right.shared:
+                self._say(join.where, f"{table.name} belongs to no subject, so it cannot join {right.name}, which does.")
+            for left, other in join.on:
+                if left not in taken:
+                    self._say(join.where, f"no column `{left}` to join on.{closest(left, taken)}")
+                if other not in right.columns:
+                    self._say(join.where, f"{right.name} has no column `{other}`.{closest(other, right.columns)}")
+            new = {join.prefix + name for name in right.columns} - {join.prefix + other for _, other in join.on}
+            if clash := sorted(new & taken):
+                self._say(join.where, f"column `{clash[0]}` is there already. Give the join a `prefix`.")
+            taken |= new
+
+    def _dtype(self, where: Iterable[object], sql: str) -> pl.DataType | None:
+        """Dtype of an expression; None after a problem."""
+        try:
+            expression = pl.sql_expr(sql)
+            for name in expression.meta.root_names():
+                if name not in self.schema:
+                    hint = closest(name, self.schema.names())
+                    self._say(where, f"unknown column `{name}`.{hint} Text constants are quoted: \"'{name}'\".")
+                    return None
+            return pl.LazyFrame(schema=self.schema).select(expression.alias("x")).collect_schema()["x"]
+        except PolarsError as error:
+            reason = str(error).splitlines()[0]
+            self._say(where, f"`{sql}` is not a SQL expression that polars understands: {reason}.")
+            return None
+
+    def _object(self, node: Object, type_name: str, path: str) -> None:
+        children = elements.children(type_name)
+        choices: dict[str, str] = {}
+        for name, child in node.children.items():
+            place = f"{path}.{name}" if path else name
+            element = children.get(name)
+            if element is None or (not path and name == "id"):
+                say = "is made from `key`" if element else f"is not an element of {type_name}."
+                self._say(child.where, f"`{place}` {say}{closest(name, children) if not element else ''}")
+                continue
+            if element.choice is not None and element.choice in choices and not path:
+                pass  # several of value[x] may be declared: a row must fill at most one, which validation checks
+            choices[element.choice or ""] = name
+            self._list_or_element(child, element, place)
+        for name, element in children.items():
+            if element.required and name not in node.children:
+                self._say(node.where, f"{path or type_name} lacks `{name}`, which FHIR requires.")
+        required = {e.choice for e in children.values() if e.choice_required and e.choice}
+        for choice in sorted(required - set(choices)):
+            self._say(node.where, f"{path or type_name} lacks one of `{choice}[x]`, which FHIR requires.")
+
+    def _list_or_element(self, node: Node, element: elements.Element, path: str) -> None:
+        if isinstance(node, ListOf):
+            if not element.is_list:
+                self._say(node.where, f"`{path}` is not a list in FHIR. Take the brackets away.")
+                return
+            for item in node.items:
+                self._element(item, element, path)
+        elif element.is_list:
+            self._say(node.where, f"`{path}` is a list in FHIR. Write [...] around it.")
+        else:
+            self._element(node, element, path)
+
+    def _element(self, node: Node, element: elements.Element, path: str) -> None:
+        dtypes = {role: self._dtype(node.where, sql) for role, sql in expressions(node)}
+        if None in dtypes.values():
+            return
+        match node:
+            case Object():
+                if element.primitive:
+                    self._say(node.where, f"`{path}` is a {element.type}, which has no children.")
+                else:
+                    self._object(node, element.type, path)
+            case Constant(value=value):
+                self._primitive(node, element, path, pl.lit(value))
+                if element.enum and value not in element.enum:
+                    self._enum(node, element, path, str(value))
+            case Expression(sql=sql):
+                self._primitive(node, element, path, dtypes["value"])
+                text = sql.strip()
+                if element.enum and text[:1] == text[-1:] == "'" and text[1:-1] not in element.enum:
+                    self._enum(node, element, path, text[1:-1])
+            case DateTime():
+                self._temporal(node, element, path, dtypes["value"])
+            case Quantity():
+                if element.type not in ("Quantity", "Age", "Duration", "Distance", "Count", "SimpleQuantity"):
+                    self._say(node.where, f"`{path}` is a {element.type}; $quantity makes a Quantity.")
+                if (dtype := dtypes["value"]) is not None and not dtype.is_numeric():
+                    self._say(node.where, f"$quantity value is {dtype}, expected a number. Use TRY_CAST(… AS DOUBLE).")
+                for role in ("unit", "comparator", "text"):
+                    if dtypes.get(role, pl.String) != pl.String:
+                        self._say(node.where, f"$quantity {role} is {dtypes[role]}, expected text.")
+            case Concept(map=name):
+                if element.type not in ("code", "Coding", "CodeableConcept"):
+                    self._say(node.where, f"`{path}` is a {element.type}; $concept makes code, Coding, CodeableConcept.")
+                if name not in self.maps:
+                    self._say(node.where, f"no conceptmaps/{name}.json.{closest(name, self.maps)}")
+            case Base64():
+                if element.type != "base64Binary":
+                    self._say(node.where, f"`{path}` is a {element.type}; $base64 makes a base64Binary.")
+            case Reference():
+                self._reference(node, element, path, [dtype for dtype in dtypes.values() if dtype is not None])
+
+    def _enum(self, node: Node, element: elements.Element, path: str, value: str) -> None:
+        allowed = element.enum or ()
+        self._say(
+            node.where,
+            f"'{value}' is not a code of `{path}`.{closest(value, allowed)} Expected one of {', '.join(allowed)}.",
+        )
+
+    def _primitive(self, node: Node, element: elements.Element, path: str, found: object) -> None:
+        if not element.primitive:
+            self._say(node.where, f"`{path}` is a {element.type}: give its elements, or a helper.")
+            return
+        dtype = found if isinstance(found, pl.DataType) else _literal_dtype(found)
+        if not _fits(dtype, element.type):
+            remedy = "Use {$datetime: …}." if dtype.is_temporal() else "Cast it, e.g. CAST(x AS VARCHAR)."
+            self._say(node.where, f"`{path}` is a {element.type}, but the expression gives {dtype}. {remedy}")
+
+    def _temporal(self, node: Node, element: elements.Element, path: str, dtype: object) -> None:
+        if element.type not in _TEMPORAL:
+            self._say(node.where, f"`{path}` is a {element.type}; $datetime makes a date, dateTime or instant.")
+        elif not isinstance(dtype, pl.Date | pl.Datetime):
+            self._say(node.where, f"$datetime takes a date or datetime; the expression gives {dtype}.")
+        elif element.type == "instant" and isinstance(dtype, pl.Date):
+            self._say(node.where, f"`{path}` is an instant, which needs a time of day; the expression gives a date.")
+
+    def _reference(self, node: Reference, element: elements.Element, path: str, dtypes: list[pl.DataType]) -> None:
+        target = self.others.get(node.mapping)
+        if element.type != "Reference":
+            self._say(node.where, f"`{path}` is a {element.type}, not a Reference.")
+        elif target is None:
+            hint = closest(node.mapping, self.others)
+            self._say(node.where, f"no mapping `{node.mapping}` to refer to.{hint}")
+        elif element.targets and target.resource not in element.targets and "Resource" not in element.targets:
+            self._say(
+                node.where,
+                f"`{path}` may refer to {', '.join(element.targets)}; `{node.mapping}` makes {target.resource}.",
+            )
+        elif len(node.keys) != len(target.key):
+            self._say(node.where, f"`{node.mapping}` has {len(target.key)} keys, not {len(node.keys)}.")
+        elif target.table in self.source.tables and all(join.table in self.source.tables for join in target.joins):
+            self._reference_keys(node, target, dtypes)
+
+    def _reference_keys(self, node: Reference, target: Mapping, dtypes: list[pl.DataType]) -> None:
+        tables = self.source.tables
+        if tables[self.mapping.table].shared and not tables[target.table].shared:
+            self._say(node.where, f"{self.mapping.table} belongs to no subject, so it cannot refer to {target.name}.")
+        there = pl.LazyFrame(schema=row_schema(self.source, target))
+        for index, (dtype, sql) in enumerate(zip(dtypes, target.key, strict=True)):
+            try:
+                expected = there.select(pl.sql_expr(sql).alias("x")).collect_schema()["x"]
+            except PolarsError:
+                continue  # reported where it stands
+            if dtype != expected:
+                self._say(node.where, f"key {index + 1} is {dtype}, but that of `{target.name}` is {expected}.")
+
+
+def _literal_dtype(value: object) -> pl.DataType:
+    expression = value if isinstance(value, pl.Expr) else pl.lit(value)
+    return pl.select(expression.alias("x")).schema["x"]
+
+
+def _fits(dtype: pl.DataType, type_name: str) -> bool:
+    """Whether a column of `dtype` can stand for a FHIR primitive; whole numbers may stand for text."""
+    match type_name:
+        case "boolean":
+            return dtype == pl.Boolean
+        case "decimal":
+            return dtype.is_numeric()
+        case "integer" | "positiveInt" | "unsignedInt":
+            return dtype.is_integer()
+        case _:
+            return dtype == pl.String or (dtype.is_integer() and type_name not in _TEMPORAL)
+
+
+def _unmapped_tables(source: Source, mappings: list[Mapping]) -> list[Problem]:
+    """Tables that nothing uses and that are not said to be skipped."""
+    used = {mapping.table for mapping in mappings} | {join.table for m in mappings for join in m.joins}
+    place = str(source.folder / "source.yaml")
+    return [
+        Problem(place, f"table {name} is used by no mapping. Map it, or say `skip: reason`.")
+        for name, table in source.tables.items()
+        if name not in used and table.skip is None
+    ]
+
+
+def _ordered(mappings: list[Mapping]) -> tuple[list[Mapping], list[Problem]]:
+    """Mappings sorted so that each follows what it refers to; itself excepted."""
+    waiting = {mapping.name: (mapping, references_of(mapping) - {mapping.name}) for mapping in mappings}
+    done: list[Mapping] = []
+    while waiting:
+        names = {m.name for m in done}
+        ready = sorted(name for name, (_, needs) in waiting.items() if needs <= names | (needs - waiting.keys()))
+        if not ready:
+            name = min(waiting)
+            mapping = waiting[name][0]
+            circle = ", ".join(sorted(waiting))
+            return done, [Problem(f"{mapping.document.path}:1", f"mappings refer to each other in a circle: {circle}.")]
+        done += [waiting.pop(name)[0] for name in ready]
+    return done, []
+
+
+def references_of(mapping: Mapping) -> set[str]:
+    """Names of the mappings that a mapping refers to."""
+    return {node.mapping for _, node in walk(mapping.template) if isinstance(node, Reference)}
+
+
+def mapping_files(folder: Path) -> list[Path]:
+    """The files that decide what a source's mappings make."""
+    names = [p for p in (*folder.glob("*.yaml"), *(folder / "conceptmaps").glob("*.json"))]
+    return sorted(names, key=lambda path: os.fspath(path))

@@ -1,0 +1,188 @@
+"""Mapping files to specifications. Only the grammar is looked at here; `check` knows FHIR and the tables."""
+
+import json
+from collections.abc import Mapping as Map
+from pathlib import Path
+from typing import Any
+
+from ehrseq.core.errors import MappingError, closest
+from ehrseq.core.yaml_lines import Document, Where, check_keys, load_yaml
+from ehrseq.mapping.specification import (
+    Base64,
+    Concept,
+    ConceptMap,
+    Constant,
+    DateTime,
+    Expression,
+    Join,
+    ListOf,
+    Mapping,
+    Node,
+    Object,
+    Quantity,
+    Reference,
+    Skip,
+)
+from ehrseq.sources.declaration import Source
+
+_KEYS = {"version", "resource", "title", "from", "join", "key", "skip", "winner", "template"}
+_HELPERS = ("$reference", "$datetime", "$quantity", "$concept", "$base64")
+
+
+def parse_mapping(path: Path, source: Source) -> Mapping:
+    """Read one mapping file. Raises: MappingError with file and line."""
+    document = load_yaml(path, MappingError)
+    value = document.value
+    check_keys(document, (), value, _KEYS, MappingError)
+    for key in ("version", "resource", "from", "key", "template"):
+        if key not in value:
+            raise MappingError(f"{path}:1  lacks `{key}`. See fhir_mappings/README.md for the keys of a mapping.")
+    if not isinstance(value["version"], int):
+        raise MappingError(f"{document.at(('version',))}  `version` is a whole number, e.g. 1.")
+    template = _node(document, ("template",), value["template"], source.constants)
+    if not isinstance(template, Object):
+        raise MappingError(f"{document.at(('template',))}  `template` is an object shaped like the resource.")
+    return Mapping(
+        name=path.stem,
+        source=source.name,
+        version=value["version"],
+        resource=str(value["resource"]),
+        table=str(value["from"]),
+        key=_texts(document, ("key",), value["key"]),
+        joins=_joins(document, value.get("join", {})),
+        skips=_skips(document, value.get("skip", [])),
+        winner=_texts(document, ("winner",), value.get("winner", [])),
+        template=template,
+        document=document,
+    )
+
+
+def _texts(document: Document, where: Where, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise MappingError(f"{document.at(where)}  `{where[-1]}` is a list of SQL expressions, e.g. [subject_id].")
+    return tuple(value)
+
+
+def _joins(document: Document, value: Any) -> tuple[Join, ...]:
+    if not isinstance(value, dict):
+        raise MappingError(f"{document.at(('join',))}  `join` is a mapping: {{TABLE: column}}.")
+    return tuple(_join(document, table, given) for table, given in value.items())
+
+
+def _join(document: Document, table: str, given: Any) -> Join:
+    where, prefix = ("join", table), ""
+    if isinstance(given, dict):
+        check_keys(document, where, given, {"on", "prefix"}, MappingError)
+        prefix, given = str(given.get("prefix", "")), given.get("on")
+    if isinstance(given, str):
+        given = [given]
+    if isinstance(given, list) and given and all(isinstance(item, str) for item in given):
+        given = {column: column for column in given}
+    if not isinstance(given, dict) or not given:
+        raise MappingError(
+            f"{document.at(where)}  a join is `TABLE: column`, `TABLE: [columns]` or "
+            "`TABLE: {on: {left: right}, prefix: p_}`."
+        )
+    return Join(table, tuple((str(left), str(right)) for left, right in given.items()), prefix, where)
+
+
+def _skips(document: Document, value: Any) -> tuple[Skip, ...]:
+    if not isinstance(value, list):
+        raise MappingError(f"{document.at(('skip',))}  `skip` is a list of {{when, reason}}.")
+    found = []
+    for index, item in enumerate(value):
+        where: Where = ("skip", index)
+        check_keys(document, where, item, {"when", "reason"}, MappingError)
+        if not isinstance(item.get("when"), str) or not isinstance(item.get("reason"), str):
+            raise MappingError(f"{document.at(where)}  a skip has `when` (SQL) and `reason` (plain words).")
+        found.append(Skip(item["when"], item["reason"], where))
+    return tuple(found)
+
+
+def _node(document: Document, where: Where, value: Any, constants: Map[str, Any]) -> Node:
+    match value:
+        case dict() if any(str(key).startswith("$") for key in value):
+            return _helper(document, where, value)
+        case dict():
+            children = {name: _node(document, (*where, name), child, constants) for name, child in value.items()}
+            return Object(where, children)
+        case list():
+            return ListOf(where, tuple(_node(document, (*where, i), item, constants) for i, item in enumerate(value)))
+        case str() if value.startswith("$"):
+            return Constant(where, _constant(document, where, value[1:], constants))
+        case str():
+            return Expression(where, value)
+        case bool() | int() | float():
+            return Constant(where, value)
+        case _:
+            raise MappingError(f"{document.at(where)}  is empty. Give an expression, or take the element out.")
+
+
+def _constant(document: Document, where: Where, name: str, constants: Map[str, Any]) -> str | int | float | bool:
+    found: Any = constants
+    for part in name.split("."):
+        if not isinstance(found, dict) or part not in found:
+            options = found if isinstance(found, dict) else ()
+            raise MappingError(
+                f"{document.at(where)}  ${name} is not a constant of source.yaml.{closest(part, map(str, options))}"
+            )
+        found = found[part]
+    if not isinstance(found, str | int | float | bool):
+        raise MappingError(f"{document.at(where)}  ${name} is a group of constants, not one value.")
+    return found
+
+
+def _helper(document: Document, where: Where, value: dict[str, Any]) -> Node:
+    name = next(str(key) for key in value if str(key).startswith("$"))
+    if name not in _HELPERS:
+        raise MappingError(
+            f"{document.at((*where, name))}  unknown helper `{name}`.{closest(name, _HELPERS)} "
+            f"Expected one of {', '.join(_HELPERS)}."
+        )
+    if len(value) > 1:
+        raise MappingError(f"{document.at(where)}  `{name}` stands alone; take its neighbours out.")
+    given = value[name]
+    match name:
+        case "$reference":
+            if not isinstance(given, dict) or len(given) != 1:
+                raise MappingError(f"{document.at(where)}  write {{$reference: {{MAPPING: expression}}}}.")
+            target, keys = next(iter(given.items()))
+            return Reference(where, str(target), _texts(document, (*where, name, target), keys))
+        case "$quantity":
+            check_keys(document, (*where, name), given, {"value", "unit", "comparator", "text"}, MappingError)
+            if "value" not in given:
+                raise MappingError(f"{document.at(where)}  $quantity lacks `value`.")
+            return Quantity(where, **{key: str(sql) for key, sql in given.items()})
+        case "$concept":
+            check_keys(document, (*where, name), given, {"map", "value"}, MappingError)
+            if set(given) != {"map", "value"}:
+                raise MappingError(f"{document.at(where)}  $concept needs `map` and `value`.")
+            return Concept(where, str(given["map"]), str(given["value"]))
+        case _:
+            if not isinstance(given, str):
+                raise MappingError(f"{document.at(where)}  `{name}` takes one SQL expression.")
+            return DateTime(where, given) if name == "$datetime" else Base64(where, given)
+
+
+def load_concept_map(path: Path) -> ConceptMap:
+    """Read a FHIR ConceptMap (JSON). Raises: MappingError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MappingError(f"{path}: is not readable JSON ({type(error).__name__}).") from error
+    if not isinstance(content, dict) or content.get("resourceType") != "ConceptMap":
+        raise MappingError(f"{path}: is not a FHIR ConceptMap (resourceType).")
+    targets: dict[str, tuple[str, str, str | None]] = {}
+    other = None
+    for group in content.get("group", []):
+        system = str(group.get("target", ""))
+        for element in group.get("element", []):
+            found = [t for t in element.get("target", []) if t.get("code") and t.get("equivalence") != "unmatched"]
+            if found:
+                targets[str(element["code"])] = (system, str(found[0]["code"]), found[0].get("display"))
+        unmapped = group.get("unmapped", {})
+        if unmapped.get("mode") == "fixed":
+            other = (system, str(unmapped["code"]), unmapped.get("display"))
+    return ConceptMap(path.stem, targets, other)

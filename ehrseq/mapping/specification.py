@@ -1,0 +1,184 @@
+"""What a mapping file says, as plain data: a tree of nodes shaped like the resource it makes."""
+
+from collections.abc import Iterator, Mapping as Map
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ehrseq.core.yaml_lines import Document, Where
+from ehrseq.sources.declaration import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A place in a template; `where` finds its line in the file."""
+
+    where: Where
+
+
+@dataclass(frozen=True, slots=True)
+class Constant(Node):
+    """A value that is the same for every row."""
+
+    value: str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Expression(Node):
+    """A SQL scalar expression over the columns of the row."""
+
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reference(Node):
+    """`$reference`: what another mapping makes from these key expressions."""
+
+    mapping: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DateTime(Node):
+    """`$datetime`: a clock reading in the source's time zone, or a date."""
+
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity(Node):
+    """`$quantity`: value with comparator and unit as given; `text` is read where `value` is null."""
+
+    value: str
+    unit: str | None = None
+    comparator: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Concept(Node):
+    """`$concept`: a local value translated through a ConceptMap."""
+
+    map: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Base64(Node):
+    """`$base64`: text as base64."""
+
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf(Node):
+    """A list of elements; absent ones are left out."""
+
+    items: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Object(Node):
+    """An element with children (a resource, a datatype, a backbone element)."""
+
+    children: Map[str, Node]
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A lookup, N rows to 1: `on` maps expressions' columns of the left to columns of `table`."""
+
+    table: str
+    on: tuple[tuple[str, str], ...]
+    prefix: str
+    where: Where
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Rows that are left out on purpose, and why."""
+
+    when: str
+    reason: str
+    where: Where
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One mapping file: rows of one table to resources of one type."""
+
+    name: str
+    source: str
+    version: int
+    resource: str
+    table: str
+    key: tuple[str, ...]
+    joins: tuple[Join, ...]
+    skips: tuple[Skip, ...]
+    winner: tuple[str, ...]
+    template: Object
+    document: Document = field(repr=False)
+
+    @property
+    def id_prefix(self) -> str:
+        """What the ids of its resources start with, e.g. `mimic-iv-labevents`."""
+        return f"{self.source}-{self.name}".replace("_", "-")
+
+    @property
+    def label(self) -> str:
+        """Name that stands in provenance and rejects, e.g. `mimic_iv/labevents`."""
+        return f"{self.source}/{self.name}"
+
+
+@dataclass(frozen=True)
+class MappingSet:
+    """All mappings of a source, checked, each after the mappings it refers to."""
+
+    source: Source
+    mappings: tuple[Mapping, ...]
+    concept_maps: Map[str, "ConceptMap"]
+    folder: Path
+
+    def __getitem__(self, name: str) -> Mapping:
+        """The mapping called `name`."""
+        return next(mapping for mapping in self.mappings if mapping.name == name)
+
+    def of_table(self, table: str) -> list[Mapping]:
+        """Mappings whose rows come from `table`."""
+        return [mapping for mapping in self.mappings if mapping.table == table]
+
+
+@dataclass(frozen=True, slots=True)
+class ConceptMap:
+    """A FHIR ConceptMap as a table: local code to (system, code, display); `other` is for unmapped codes."""
+
+    name: str
+    targets: Map[str, tuple[str, str, str | None]]
+    other: tuple[str, str, str | None] | None
+
+
+def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
+    """Every node below (and with) `node`, with its dotted element path; lists are transparent."""
+    yield path, node
+    if isinstance(node, Object):
+        for name, child in node.children.items():
+            yield from walk(child, f"{path}.{name}" if path else name)
+    elif isinstance(node, ListOf):
+        for item in node.items:
+            yield from walk(item, path)
+
+
+def expressions(node: Node) -> list[tuple[str, Any]]:
+    """SQL expressions a leaf needs, by role."""
+    match node:
+        case Expression(sql=sql) | DateTime(sql=sql) | Base64(sql=sql):
+            return [("value", sql)]
+        case Quantity():
+            roles = (("value", node.value), ("unit", node.unit), ("comparator", node.comparator), ("text", node.text))
+            return [(role, sql) for role, sql in roles if sql is not None]
+        case Concept(value=value):
+            return [("value", value)]
+        case Reference(keys=keys):
+            return [(f"key{index}", sql) for index, sql in enumerate(keys)]
+        case _:
+            return []

@@ -1,0 +1,118 @@
+"""The first pass: files of a source, batch by batch, to typed rows in one folder per subject bucket.
+
+All rows of a subject, from every table, land in the same bucket; rows of shared tables in the bucket "shared".
+"""
+
+from collections.abc import Mapping as Map
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from ehrseq.core.dataset import write_parquet
+from ehrseq.core.hashing import stable_hash
+from ehrseq.sources.declaration import Source, Table
+from ehrseq.sources.rejects import Reject, join_rejects, rejects
+from ehrseq.sources.tables import COLUMN_DTYPES, read_batches
+
+SHARED = "shared"
+_ROWS_HELD = 1_000_000
+
+
+@dataclass(frozen=True)
+class SpillTask:
+    """One file of one table, to be spilled below `folder`."""
+
+    table: Table
+    path: Path
+    name: str
+    number: int
+    folder: Path
+    buckets: int
+
+
+@dataclass
+class Spilled:
+    """What a file held: rows in, and rows that were rejected while reading, by rule."""
+
+    table: str
+    rows_in: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+
+
+def bucket_name(bucket: int | str) -> str:
+    """Name of a bucket's files: `0007`, or `shared`."""
+    return bucket if isinstance(bucket, str) else f"{bucket:04d}"
+
+
+def buckets_for(files: Map[str, list[Path]]) -> int:
+    """Number of buckets for these files: one for each 8 MB, at least 4, at most 256."""
+    size = sum(path.stat().st_size for paths in files.values() for path in paths)
+    return min(max(-(-size // (8 << 20)), 4), 256)
+
+
+def spill(task: SpillTask) -> Spilled:
+    """Read one file and write its rows by bucket. Raises: SourceError."""
+    result, held, bad, part = Spilled(task.table.name), [], [], 0
+    for rows, unread in read_batches(task.table, task.path, task.name):
+        result.rows_in += rows.height + unread.height
+        if task.table.subject is not None:
+            owned = rows[task.table.subject].is_not_null()
+            if not owned.all():
+                message = f'column "{task.table.subject}", which says whose row it is, is empty'
+                nobody = rejects(rows.filter(~owned), task.table.name, rule="subject", message=message)
+                unread, rows = join_rejects([unread, nobody]), rows.filter(owned)
+        bad.append(unread)
+        held.append(rows)
+        if sum(frame.height for frame in held) >= _ROWS_HELD:
+            _write(task, pl.concat(held), part)
+            held, part = [], part + 1
+    if held:
+        _write(task, pl.concat(held), part)
+    together = join_rejects(bad)
+    if together.height:
+        write_parquet(together, task.folder / "rejects" / f"{task.number:04d}.parquet")
+    result.rejected = dict(together.group_by("rule").len().sort("rule").iter_rows())
+    return result
+
+
+def _write(task: SpillTask, rows: pl.DataFrame, part: int) -> None:
+    name = f"{_file_name(task.table.name)}/{task.number:04d}-{part:04d}.parquet"
+    if task.table.subject is None:
+        write_parquet(rows, task.folder / SHARED / name)
+        return
+    bucket = (stable_hash(rows[task.table.subject]) % task.buckets).astype("int32")
+    parts = rows.with_columns(pl.Series("~bucket", bucket)).partition_by("~bucket", as_dict=True, include_key=False)
+    for (number,), frame in parts.items():
+        write_parquet(frame, task.folder / bucket_name(int(str(number))) / name)
+
+
+def read_spilled(source: Source, folder: Path, bucket: str) -> dict[str, pl.DataFrame]:
+    """Tables of a bucket, in the order of files and rows; tables with no rows there are empty frames."""
+    shared = bucket == SHARED
+    return {
+        name: _read(folder / bucket / _file_name(name), table)
+        for name, table in source.tables.items()
+        if table.shared == shared
+    }
+
+
+def _read(folder: Path, table: Table) -> pl.DataFrame:
+    empty = pl.DataFrame(schema=row_columns(table))
+    return pl.concat([empty, *(pl.read_parquet(path) for path in sorted(folder.glob("*.parquet")))])
+
+
+def row_columns(table: Table) -> pl.Schema:
+    """Columns of a typed row of `table`, provenance first."""
+    columns = {name: COLUMN_DTYPES[kind] for name, kind in table.columns.items()}
+    return pl.Schema({"_file": pl.String, "_row": pl.Int64, **columns})
+
+
+def _file_name(table: str) -> str:
+    return table.replace("/", "__")
+
+
+def read_rejects(folder: Path) -> pl.DataFrame:
+    """Rejects of the first pass."""
+    paths = sorted((folder / "rejects").glob("*.parquet"))
+    return join_rejects(pl.read_parquet(path) for path in paths) if paths else Reject.empty()

@@ -1,0 +1,32 @@
+"""Dropout as a pure function: randomness is an argument, and no key means no dropout."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ehrseq.models.embedding import UNKNOWN_CODE
+
+
+def dropout(x: Array, rate: float, key: Array | None) -> Array:
+    """Set entries of x to 0 with probability `rate` and scale the rest up; x itself without a key."""
+    if key is None or rate == 0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
+
+
+def hide_events(batch: dict[str, Array], rate: float, key: Array | None) -> dict[str, Array]:
+    """Make events unknown and valueless with probability `rate`; they keep their place and time."""
+    if key is None or rate == 0:
+        return batch
+    hidden = jax.random.bernoulli(key, rate, batch["code"].shape) & (batch["segment"] > 0)
+    return batch | {
+        "code": jnp.where(hidden, UNKNOWN_CODE, batch["code"]),
+        "value": jnp.where(hidden, jnp.nan, batch["value"]),
+        "bin": jnp.where(hidden, 0, batch["bin"]),
+        "unit": jnp.where(hidden, 0, batch["unit"]),
+    }
+
+
+def keys(key: Array | None, count: int) -> list[Array | None]:
+    """Split a key; no key gives no keys."""
+    return [None] * count if key is None else list(jax.random.split(key, count))

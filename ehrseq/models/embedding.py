@@ -1,0 +1,88 @@
+"""One event, one vector: the sum of what (code, unit, modality), how much (value) and when (time)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from ehrseq.core.errors import ShapeError
+from ehrseq.models.config import Inputs
+
+type Batch = dict[str, Array]
+
+UNKNOWN_CODE = 1
+_SCALE = 0.02  # of every table: small, so that what is learnt soon outgrows what was drawn
+_DAYS_PER_YEAR = 365.25
+_HOURS = 24.0
+_AGE_PERIODS_YEARS = (2.0, 200.0)
+_AGE_WAVES = 8
+
+
+class EventEmbedding(nnx.Module):
+    """Embeds the events of a batch; padding gives exact zeros.
+
+    A value speaks three ways: its quantile bin (any shape of effect, shared by all codes), a curve of the
+    normalised value (shared), and a slope of its own code (creatinine up is bad, haemoglobin up is good).
+    """
+
+    def __init__(self, inputs: Inputs, dim: int, rngs: nnx.Rngs) -> None:
+        def table(rows: int) -> nnx.Param[Array]:
+            return nnx.Param(_SCALE * jax.random.normal(rngs.params(), (rows, dim)))
+
+        self.code = table(inputs.codes)
+        self.slope = table(inputs.codes)
+        self.bin = table(inputs.bins + 1)
+        self.unit = table(inputs.units)
+        self.modality = table(inputs.modalities)
+        self.curve = table(4)
+        self.when = table(5 + 2 * _AGE_WAVES)
+
+    def __call__(self, batch: Batch) -> Array:
+        """[B, T] fields of a loader's batch -> [B, T, dim] float32."""
+        value, known = finite(batch["value"])
+        curve = jnp.stack([known, value, value * value, jnp.tanh(3 * value)], axis=-1)
+        event = (
+            self.code[batch["code"]]
+            + self.slope[batch["code"]] * value[..., None]
+            + self.bin[batch["bin"]]
+            + self.unit[batch["unit"]]
+            + self.modality[batch["modality"]]
+            + curve @ self.curve[...]
+            + time_features(batch) @ self.when[...]
+        )
+        return event * (batch["segment"] > 0)[..., None]
+
+
+def time_features(batch: Batch) -> Array:
+    """When: log gap to the event before, log time since the window's start, age. [B, T, 5 + 16] float32.
+
+    Always float32: minutes over decades need more than 8 bits.
+    """
+    time, age_days = batch["time"], batch["age"]
+    gap = jnp.diff(time, axis=1, prepend=time[:, :1])
+    gap = jnp.where(batch["position"] > 0, jnp.maximum(gap, 0), 0)
+    years, known = finite(age_days / _DAYS_PER_YEAR)
+    years = jnp.maximum(years, 0)
+    plain = jnp.stack(
+        [jnp.log1p(gap * _HOURS) / 4, jnp.log1p(time * _HOURS) / 8, known, years / 50, jnp.log1p(years) / 4], axis=-1
+    )
+    return jnp.concatenate([plain, encode_age(years) * known[..., None]], axis=-1)
+
+
+def encode_age(years: Array, waves: int = _AGE_WAVES) -> Array:
+    """Sinusoidal code of age: years [B, T] float32 -> [B, T, 2 * waves] float32.
+
+    Raises: ShapeError if `waves` is below 1.
+    Source: Vaswani et al. 2017, section 3.5, with years instead of positions.
+    """
+    if waves < 1:
+        raise ShapeError(f"encode_age: {waves} waves; at least 1 is needed.")
+    turn = years[..., None] * jnp.asarray(2 * np.pi / np.geomspace(*_AGE_PERIODS_YEARS, waves), jnp.float32)
+    return jnp.concatenate([jnp.sin(turn), jnp.cos(turn)], axis=-1)
+
+
+def finite(x: Array) -> tuple[Array, Array]:
+    """(x with NaN as 0, 1.0 where x is not NaN), both float32."""
+    known = ~jnp.isnan(x)
+    return jnp.where(known, x, 0).astype(jnp.float32), known.astype(jnp.float32)

@@ -1,0 +1,66 @@
+"""Task heads: what a prediction reads of the past, and one logit per label."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from ehrseq.models.config import ModelConfig
+from ehrseq.models.dropout import dropout
+from ehrseq.models.transformer import RMSNorm, weight
+
+_HOURS = 24.0
+
+
+class LabelReader(nnx.Module):
+    """A label reads the last visible position and `pools` weighted means over all visible positions.
+
+    Pool p weighs position t by exp(w_p . h_t - decay_p * log(1 + hours from t to the prediction)). It starts as
+    a plain mean (p = 0) and as means that favour the recent more and more: the readout learns the rest.
+    """
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        self.query_dp = nnx.Param(jnp.zeros((config.dim, config.pools)))
+        self.decay_p = nnx.Param(jnp.arange(config.pools) * 0.5)
+        self.mix = weight(rngs, config.pools + 1, config.dim, config.dim, fan_in=config.dim * (config.pools + 1))
+        self.when = weight(rngs, 3, config.dim, fan_in=3, gain=0.1)
+        self.norm = RMSNorm(config.dim)
+
+    def __call__(self, hidden: Array, batch: dict[str, Array]) -> Array:
+        """hidden [B, T, dim] float32 -> [B, K, dim] float32, one vector per label seat."""
+        at = batch["label_at"]
+        last = jnp.take_along_axis(hidden, at[..., None], axis=1)
+        gap = jnp.take_along_axis(batch["time"], at, axis=1)
+        gap = jnp.log1p(jnp.maximum(batch["label_time"] - gap, 0) * _HOURS)
+        when = jnp.stack([gap / 4, jnp.log1p(batch["label_time"] * _HOURS) / 8, jnp.ones_like(gap)], axis=-1)
+        read = jnp.concatenate([last[:, :, None], self.pooled(hidden, batch)], axis=2)
+        return self.norm(jnp.einsum("bkpd,pde->bke", read, self.mix[...]) + when @ self.when[...])
+
+    def pooled(self, hidden: Array, batch: dict[str, Array]) -> Array:
+        """Weighted means of what each label may see: [B, K, pools, dim]."""
+        at, segment = batch["label_at"], batch["segment"]
+        mine = jnp.take_along_axis(segment, at, axis=1)
+        index = jnp.arange(segment.shape[1])
+        visible = (segment[:, None] == mine[..., None]) & (index <= at[..., None]) & (mine > 0)[..., None]
+        elapsed = jnp.log1p(jnp.maximum(batch["label_time"][..., None] - batch["time"][:, None], 0) * _HOURS)
+        liked = jnp.einsum("btd,dp->bpt", hidden, self.query_dp[...])
+        scores = liked[:, :, None] - self.decay_p[:, None, None] * elapsed[:, None]
+        weights = jax.nn.softmax(jnp.where(visible[:, None], scores, -1e30), axis=-1)
+        return jnp.einsum("bpkt,btd->bkpd", weights, hidden)
+
+
+class TaskHeads(nnx.Module):
+    """One small network for all tasks, one output each."""
+
+    def __init__(self, config: ModelConfig, tasks: int, rngs: nnx.Rngs) -> None:
+        self.inner = weight(rngs, config.dim, config.dim, fan_in=config.dim)
+        self.linear = weight(rngs, config.dim, tasks, fan_in=config.dim, gain=0.1)
+        self.curved = weight(rngs, config.dim, tasks, fan_in=config.dim, gain=0.1)
+        self.bias = nnx.Param(jnp.zeros(tasks))
+        self.rate = config.dropout
+
+    def __call__(self, read: Array, task: Array, key: Array | None = None) -> Array:
+        """read [B, K, dim] float32, task [B, K] int -> logits [B, K] float32."""
+        read = dropout(read, self.rate, key)
+        every = read @ self.linear[...] + jax.nn.gelu(read @ self.inner[...]) @ self.curved[...] + self.bias[...]
+        return jnp.take_along_axis(every, task[..., None], axis=-1)[..., 0]

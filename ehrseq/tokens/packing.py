@@ -1,0 +1,214 @@
+"""Labels become windows, windows become rows: the plan of an epoch, made from lengths alone.
+
+A label of a subject at prefix length p looks at the window [0, p) if p <= context, else at [p - context, p).
+Labels with the same window share it, and so do all labels with p <= context (a causal model at position p - 1
+of [0, max p) has seen exactly [0, p)). So a prediction never depends on what was recorded later.
+
+Rows are planned on the histogram of lengths: one greedy pattern of lengths ("256 + 200 + 40 + 16") is repeated as
+often as the counts allow, so planning costs patterns, not windows. Which window fills which slot of its length,
+and the order of the rows, are drawn anew from (seed, epoch).
+Source: Krell et al. 2021, *Efficient sequence packing without cross-contamination*, section 3 (histogram packing).
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ehrseq.core.errors import TokenError
+
+Ints = NDArray[np.int64]
+SPLITS = ("train", "tuning", "held_out")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """Labels as arrays: what training reads (`examples.npz`). L labels over n tasks."""
+
+    subject: Ints  # [L] index into the store's subjects
+    position: Ints  # [L] number of the subject's tokens visible at the prediction, >= 1
+    task: NDArray[np.int32]  # [L] index into `tasks`
+    value: NDArray[np.float32]  # [L] 0 or 1; NaN = no label is known (prediction only)
+    split: NDArray[np.int8]  # [L] 0 train, 1 tuning, 2 held_out
+    prediction_time: Ints  # [L] microseconds since 1970 UTC
+    tasks: NDArray[np.str_]  # [n] names
+
+    def __len__(self) -> int:
+        return len(self.subject)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read `examples.npz`, or the file of that name in a folder.
+
+        Raises: TokenError if the file is missing or lacks an array.
+        """
+        file = path / "examples.npz" if path.is_dir() else path
+        if not file.is_file():
+            raise TokenError(f"{file}: no such file. Expected examples (labels as arrays).")
+        with np.load(file) as arrays:
+            missing = [field.name for field in fields(cls) if field.name not in arrays]
+            if missing:
+                raise TokenError(f"{file}: has no array {missing[0]!r}; found {', '.join(arrays)}.")
+            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+
+    def rows(self, split: str | None = None) -> Ints:
+        """Row numbers of a split, in order; all rows for None.
+
+        Raises: TokenError for an unknown split.
+        """
+        if split is None:
+            return np.arange(len(self))
+        if split not in SPLITS:
+            raise TokenError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}.")
+        return np.flatnonzero(self.split == SPLITS.index(split))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Windows:
+    """W windows of tokens, sorted by (subject, start), and the labels that look at them.
+
+    The labels of window w are entries `offsets[w]:offsets[w + 1]` of `label` and `at`.
+    """
+
+    subject: Ints  # [W] index into the store's subjects
+    start: Ints  # [W] first token, counted in the whole store
+    length: Ints  # [W] tokens, 1..context
+    offsets: Ints  # [W + 1]
+    label: Ints  # [L] row number in the examples
+    at: Ints  # [L] position in the window of the last visible token
+
+
+def plan_windows(examples: Examples, rows: Ints, offsets: ArrayLike, context: int) -> Windows:
+    """Windows of the labels `rows`. `offsets` [S + 1]: the store's first token of each subject.
+
+    Raises: TokenError if a label points outside the store (labels and tokens of different runs).
+    """
+    first = np.asarray(offsets, np.int64)
+    subject, position = examples.subject[rows], examples.position[rows]
+    if len(rows) and (subject.min() < 0 or subject.max() >= len(first) - 1):
+        raise TokenError(f"examples name subject {subject.max()}, the store has {len(first) - 1}. Label again.")
+    available = first[subject + 1] - first[subject]
+    if np.any((position < 1) | (position > available)):
+        count = int(np.sum((position < 1) | (position > available)))
+        raise TokenError(f"{count} examples have a prefix outside their subject's tokens. Label again.")
+    start = np.maximum(position - context, 0)
+    order = np.lexsort((position, start, subject))
+    subject, start, position = subject[order], start[order], position[order]
+    new = np.ones(len(rows), bool)
+    new[1:] = (subject[1:] != subject[:-1]) | (start[1:] != start[:-1])
+    bounds = np.append(np.flatnonzero(new), len(rows))
+    head, last = bounds[:-1], bounds[1:] - 1
+    return Windows(
+        subject=subject[head],
+        start=first[subject[head]] + start[head],
+        length=position[last] - start[head],
+        offsets=bounds,
+        label=np.asarray(rows)[order],
+        at=position - 1 - start,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """R rows of slots, and which window fills each slot. Slots of row r: `offsets[r]:offsets[r + 1]`."""
+
+    window: Ints  # [W]
+    column: Ints  # [W] where in its row the window starts
+    offsets: Ints  # [R + 1]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+class Packing:
+    """Rows of `row_length` tokens and at most `row_labels` labels for windows of given length and label count.
+
+    The shape of the plan is fixed; `rows(seed, epoch)` fills it. `row_labels` None: an eighth of the row, or
+    what the richest window needs, rounded up to 8.
+
+    >>> packing = Packing([3, 5, 5, 2], [1, 1, 1, 1], row_length=8)
+    >>> packing.count, packing.row_labels
+    (2, 8)
+    >>> packing.rows().column.tolist()
+    [0, 5, 0, 5]
+    """
+
+    def __init__(
+        self, lengths: ArrayLike, labels: ArrayLike, row_length: int, row_labels: int | None = None
+    ) -> None:
+        lengths, labels = np.asarray(lengths, np.int64), np.asarray(labels, np.int64)
+        if len(lengths) and lengths.max() > row_length:
+            raise TokenError(f"a window of {lengths.max()} tokens does not fit rows of {row_length}.")
+        richest = int(labels.max(initial=1))
+        self.row_labels = -(-max(row_labels or row_length // 8, richest) // 8) * 8
+        self._by_length = np.argsort(lengths, kind="stable")
+        self._lengths = lengths
+        patterns = list(_patterns(lengths, labels, row_length, self.row_labels))
+        widths = [np.tile(np.asarray(pattern), times) for pattern, times in patterns]
+        sizes = [np.full(times, len(pattern)) for pattern, times in patterns]
+        self._slots = np.concatenate([np.zeros(0, np.int64), *widths])
+        self._offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *sizes]))
+        ends = np.cumsum(self._slots)
+        before = np.repeat(np.append(0, ends)[self._offsets[:-1]], np.diff(self._offsets))
+        self._column = ends - self._slots - before
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self._offsets) - 1
+
+    def rows(self, seed: int | None = None, epoch: int = 0) -> Rows:
+        """The rows of an epoch; with `seed` None in planned order (prediction)."""
+        if seed is None:
+            return self._fill(self._by_length, np.arange(self.count))
+        random = np.random.default_rng((seed, epoch))
+        shuffled = random.permutation(len(self._lengths))
+        by_length = shuffled[np.argsort(self._lengths[shuffled], kind="stable")]
+        return self._fill(by_length, random.permutation(self.count))
+
+    def _fill(self, by_length: Ints, row_order: Ints) -> Rows:
+        window = np.empty(len(self._slots), np.int64)
+        window[np.argsort(self._slots, kind="stable")] = by_length
+        sizes = np.diff(self._offsets)[row_order]
+        slots = ranges(self._offsets[row_order], sizes)
+        return Rows(window[slots], self._column[slots], np.append(0, np.cumsum(sizes)))
+
+
+def ranges(starts: Ints, lengths: Ints) -> Ints:
+    """Concatenate `range(start, start + length)` of all pairs.
+
+    >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def _patterns(lengths: Ints, labels: Ints, space: int, capacity: int) -> Iterable[tuple[list[int], int]]:
+    """Yield (lengths of one row, number of such rows) until every window has a slot."""
+    present, counts = np.unique(lengths, return_counts=True)
+    richest = np.zeros(len(present), np.int64)  # labels of the richest window of each length: a bound for any fill
+    np.maximum.at(richest, np.searchsorted(present, lengths), labels)
+    sizes, left, cost = present.tolist(), counts.tolist(), richest.tolist()
+    while sizes:
+        room, seats, pattern, taken = space, capacity, [], {}
+        index = len(sizes) - 1
+        while index >= 0:
+            seated = seats // cost[index] if cost[index] else left[index]
+            take = min(left[index], room // sizes[index], seated)
+            if take:
+                pattern += [sizes[index]] * take
+                taken[index] = take
+                room, seats = room - take * sizes[index], seats - take * cost[index]
+            index = min(index, bisect_right(sizes, room)) - 1
+        times = min(left[index] // take for index, take in taken.items())
+        yield pattern, times
+        for index, take in taken.items():
+            left[index] -= take * times
+        keep = [index for index, count in enumerate(left) if count]
+        if len(keep) < len(sizes):
+            sizes, left, cost = ([column[index] for index in keep] for column in (sizes, left, cost))

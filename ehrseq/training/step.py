@@ -1,0 +1,64 @@
+"""One step of training, and one forward pass, compiled once each."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from ehrseq.models.network import Network
+from ehrseq.models.registry import Parameters
+from ehrseq.training.state import TrainState
+
+type Batch = dict[str, Array]
+type Bind = Callable[[Parameters], Network]
+
+
+def loss_sums(logits: Array, batch: Batch, tasks: int) -> Array:
+    """Weighted binary cross-entropy, unreduced: sums of loss and of weight per task, float32 [2, n].
+
+    `logits` [B, K]. Divide once, at the end, whatever was added up: batches, hosts or splits.
+    """
+    weight = batch["label_weight"]
+    losses = weight * optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), batch["label_value"])
+    mine = jax.nn.one_hot(batch["label_task"], tasks, dtype=jnp.float32)
+    return jnp.einsum("lbk,bkn->ln", jnp.stack([losses, weight]), mine)
+
+
+def make_train_step(
+    bind: Bind, optimizer: optax.GradientTransformation, tasks: int, ema: float
+) -> Callable[[TrainState, Batch], TrainState]:
+    """The compiled step. Its first argument is donated: use the state it returns, never the one given."""
+
+    def objective(parameters: Parameters, batch: Batch, key: Array) -> tuple[Array, Array]:
+        sums = loss_sums(bind(parameters)(batch, key), batch, tasks)
+        return sums[0].sum() / jnp.maximum(sums[1].sum(), 1.0), sums
+
+    def train_step(state: TrainState, batch: Batch) -> TrainState:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        gradients, sums = jax.grad(objective, has_aux=True)(state.parameters, batch, key)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
+        parameters = optax.apply_updates(state.parameters, updates)
+        # a young average follows quickly, so that the first steps' noise is soon forgotten
+        decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+        return TrainState(
+            parameters=parameters,
+            average=optax.incremental_update(parameters, state.average, 1 - decay),
+            optimizer=optimizer_state,
+            step=state.step + 1,
+            key=state.key,
+            totals=state.totals + sums,
+        )
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def make_forward(bind: Bind) -> Callable[[Parameters, Batch], Array]:
+    """Compiled logits [B, K] without dropout."""
+    return jax.jit(lambda parameters, batch: bind(parameters)(batch))
+
+
+def on_device(batch: dict[str, object]) -> Batch:
+    """The arrays a model reads; `label_row` stays on the host."""
+    return {name: value for name, value in batch.items() if name != "label_row"}  # type: ignore[misc]
