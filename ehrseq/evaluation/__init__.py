@@ -1,10 +1,10 @@
 """How good the predictions are, how sure we are of it, and a page that says both in plain words.
 
-- `metrics`: one number from labels and scores; `ranking`, `calibration` and `panel` are the weighted forms below it
+- `metrics`: one number from labels and scores; `ranking`, `calibration`, `panel`: the weighted forms below
 - `bootstrap`: intervals and paired differences, resampling patients
 - `results`: predictions in, results, differences and verdicts out
-- `verdict`, `wording`: what may be concluded, as a sentence
+- `verdict`, `sentences`, `wording`: what may be concluded, in plain words
 - `figures`, `report`, `console`: the same for the eye
 
-Import the module you need. Only `figures` imports matplotlib, only `report` jinja2, only `console` rich.
+Import the module you need: matplotlib, jinja2 and rich come only with the last three.
 """

@@ -4,8 +4,10 @@ A resample is a vector of counts per patient (a multinomial draw), so nothing is
 metrics take the counts as weights. All models of a task see the same resamples, so a difference between two
 models is computed resample by resample, which removes the noise they share.
 
-The intervals cover the chance of *which patients* were seen. They do not cover the chance in training (seeds,
-the split), nor another hospital. Source: Efron & Tibshirani 1993, chapters 12-14; Field & Welsh 2007 (clusters).
+The intervals cover the chance of *which patients* were seen. They do not cover the chance in training
+(seeds, the split), nor another hospital.
+
+Source: Efron & Tibshirani 1993, chapters 12-14; Field & Welsh 2007 (clusters).
 """
 
 from collections.abc import Iterator, Mapping
@@ -61,7 +63,7 @@ class Resamples:
         """Raises: ConfigError if there is nothing to draw from or nothing to draw."""
         if self.patients < 1 or self.replicates < 1:
             raise ConfigError(
-                f"A bootstrap of {self.patients} patients with {self.replicates} replicates; expected at least 1."
+                f"Bootstrap of {self.patients} patients, {self.replicates} replicates; expected 1 or more."
             )
 
     def __iter__(self) -> Iterator[Floats]:
@@ -77,7 +79,7 @@ class Resamples:
 
 
 def resample(panels: Mapping[str, Panel], resamples: Resamples) -> dict[str, Draws]:
-    """Every metric of every panel under every resample: {model: {metric: [replicates]}}, NaN where undefined."""
+    """Every metric of every panel under every resample: {model: {metric: [replicates]}}; NaN = undefined."""
     drawn: dict[str, dict[str, list[Floats]]] = {name: {} for name in panels}
     for weights in resamples:
         for name, panel in panels.items():

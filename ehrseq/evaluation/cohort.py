@@ -17,8 +17,8 @@ _KEY = [Prediction.subject_id, Prediction.prediction_time]
 class TaskRows:
     """One task's labelled predictions, sorted by (subject_id, prediction_time).
 
-    `labels` [n] 0/1 float64; `clusters` [n] int64 numbers the patients from 0; `probabilities` maps each model to
-    [n] float64; `risk` [n] is the true risk, or None if it is not known for every row.
+    `labels` [n] 0/1 float64; `clusters` [n] int64 numbers the patients from 0; `probabilities` maps each
+    model to [n] float64; `risk` [n] is the true risk, or None if it is not known for every row.
     """
 
     task: str
@@ -46,7 +46,7 @@ class TaskRows:
 def task_rows(
     predictions: pl.DataFrame, truth: pl.DataFrame | None = None
 ) -> tuple[dict[str, TaskRows], list[str]]:
-    """Predictions (schema `Prediction`) by task, in the order of first appearance, and notes on what was left out.
+    """Predictions (schema `Prediction`) by task, in order of first appearance, and notes on what is left out.
 
     Raises: SchemaError if columns are wrong, a prediction is there twice with different values, labels
     disagree between models, or the models were not run on the same rows; ShapeError for a bad probability.

@@ -24,7 +24,8 @@ _MOST_COLUMNS = 4  # models side by side in 80 characters; more are listed one b
 def results_table(results: Sequence[Result], *, metric: str = "auroc") -> Table:
     """One metric of all models and tasks, readable at 80 columns; a value without enough outcomes is dim.
 
-    Print it with `rich.print(results_table(results))`. Up to four models stand side by side, more below each other.
+    Print it with `rich.print(results_table(results))`. Up to four models stand side by side, more one below
+    the other.
     """
     chosen = [result for result in results if result.metric == metric]
     models = model_order(result.model for result in chosen)
@@ -36,9 +37,9 @@ def results_table(results: Sequence[Result], *, metric: str = "auroc") -> Table:
         title_style="bold",
         box=None,
         pad_edge=False,
-        padding=(0, 2, 1, 0),
+        padding=(0, 1, 1, 0),
     )
-    table.add_column("Task", min_width=16)
+    table.add_column("Task", min_width=20)
     fill = _fill_wide if len(models) + known <= _MOST_COLUMNS + 1 else _fill_long
     fill(table, chosen, tasks, models, known)
     return table
@@ -47,7 +48,7 @@ def results_table(results: Sequence[Result], *, metric: str = "auroc") -> Table:
 def _fill_wide(table: Table, results: list[Result], tasks: list[str], models: list[str], known: bool) -> None:
     """A row per task, a column per model."""
     for name in (["attainable"] if known else []) + [model_name(model) for model in models]:
-        table.add_column(name, justify="right", min_width=10)
+        table.add_column(name.replace(" ", "\n"), justify="right", min_width=10, vertical="top")
     for task in tasks:
         of_task = {result.model: result for result in results if result.task == task}
         first = next(iter(of_task.values()))

@@ -15,7 +15,7 @@ _QUANTILES = [0.025, 0.975]
 
 @dataclass(frozen=True)
 class Reliability:
-    """Predicted against observed risk over bins of equal mass, [bins] each; `low`, `high` are 95 % intervals."""
+    """Predicted against observed risk over bins of equal mass, [bins] each; `low`, `high`: 95 % intervals."""
 
     predicted: Floats
     observed: Floats
@@ -30,7 +30,7 @@ def roc_points(labels: Floats, scores: Floats) -> tuple[Floats, Floats]:
 
 
 def precision_recall_points(labels: Floats, scores: Floats) -> tuple[Floats, Floats]:
-    """(recall, precision) at each threshold that finds a further positive: the steps whose area is the AUPRC."""
+    """(recall, precision) at each threshold that finds a positive: the steps whose area is the AUPRC."""
     hits, alarms = _running(labels, scores)
     gained = np.flatnonzero(np.diff(hits)) + 1
     hits_there = hits[gained]
@@ -38,7 +38,7 @@ def precision_recall_points(labels: Floats, scores: Floats) -> tuple[Floats, Flo
 
 
 def roc_band(labels: Floats, scores: Floats, clusters: Integers, seed: int = 0) -> tuple[Floats, Floats]:
-    """Pointwise 95 % band of the true positive rate at the false positive rates of `GRID`; patients resampled."""
+    """Pointwise 95 % band of the true positive rate at the false positive rates of `GRID`, by patients."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), order.size - 1)
     positive = labels[order]

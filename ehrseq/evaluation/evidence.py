@@ -1,4 +1,4 @@
-"""What an evaluation finds, as plain records: results, differences between models, and the rows behind them."""
+"""What an evaluation finds, as plain records: results, differences, and the rows behind them."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ ATTAINABLE = "attainable"
 class Result:
     """One metric of one model on one task, with its 95 % interval (None where there is none).
 
-    `n` predictions of `patients` patients, `positives` of them with the outcome; `prevalence` = positives / n.
+    `n` predictions of `patients` patients, `positives` with the outcome; `prevalence` = positives / n.
     `discarded` counts resamples in which the metric had no value.
     `attainable` is the same metric of the true risk on the same rows (synthetic data only).
     `share` is (auroc - 0.5) / (attainable - 0.5): how much of the attainable lift over a coin was reached.
@@ -36,7 +36,7 @@ class Result:
 
     @property
     def width(self) -> float:
-        """high - low; infinite if there is no interval."""
+        """Width of the interval; infinite if there is no interval."""
         return float("inf") if self.low is None or self.high is None else self.high - self.low
 
     def to_json(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`metric` of `model` minus that of `reference` on the same rows and resamples, with its 95 % interval."""
+    """`metric` of `model` minus that of `reference`, same rows and resamples, with its 95 % interval."""
 
     task: str
     metric: str
@@ -71,8 +71,8 @@ class Difference:
 class Evaluation:
     """Everything `results.assess` found.
 
-    `ceilings` are the results of the true risk itself (model "attainable"), with intervals. `notes` say what was
-    left out and why, in plain words. `cohorts` holds the rows behind the numbers, for figures.
+    `ceilings` are the results of the true risk itself (model "attainable"), with intervals. `notes` say what
+    was left out and why, in plain words. `cohorts` holds the rows behind the numbers, for figures.
     """
 
     results: list[Result]

@@ -1,10 +1,11 @@
 """Figures of an evaluation as SVG text: forest of AUROCs, ROC, precision-recall, calibration.
 
-The model a verdict speaks of is drawn strong and blue, with its interval; baselines are thin; what the true risk
-attains is a dashed line in ink. Each function returns one `<svg>` element (see `svg`).
+The model a verdict speaks of is drawn strong and blue, with its interval; baselines are thin; what the true
+risk attains is a dashed line in ink. Each function returns one `<svg>` element (see `svg`).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -65,8 +66,9 @@ def keys(models: list[str], lead: str | None = None) -> list[tuple[str, str]]:
     for pen in pens(models, lead).values():
         dash = "" if isinstance(pen.dash, str) else " ".join(f"{pen.width * part:g}" for part in pen.dash[1])
         line = (
-            f'<svg class="key" width="28" height="8" viewBox="0 0 28 8" aria-hidden="true"><line x1="1" x2="27" y1="4" '
-            f'y2="4" style="stroke: {themed(pen.color)}; stroke-width: {pen.width:g}; stroke-dasharray: {dash or "none"}"/></svg>'
+            '<svg class="key" width="28" height="8" viewBox="0 0 28 8" aria-hidden="true">'
+            f'<line x1="1" x2="27" y1="4" y2="4" style="stroke: {themed(pen.color)}; '
+            f'stroke-width: {pen.width:g}; stroke-dasharray: {dash or "none"}"/></svg>'
         )
         found.append((pen.name, line))
     return found
@@ -92,14 +94,19 @@ def roc_figure(rows: TaskRows, *, lead: str | None = None, seed: int = 0, legend
 
 
 def precision_recall_figure(rows: TaskRows, *, lead: str | None = None, legend: bool = True) -> str:
-    """Precision against recall of all models of a task, with the prevalence as the floor. Needs both outcomes."""
+    """Precision against recall of all models of a task, above the prevalence. Needs both outcomes."""
     scores, drawing = _scores(rows, lead)
     prevalence = rows.positives / rows.n
     with style():
         figure, (axes,) = new_figure(*_SQUARE)
         axes.axhline(prevalence, color=GRID, linewidth=1.0, zorder=1)
         if prevalence > _ROOM_FOR_WORDS:
-            place = {"xytext": (3, -3), "textcoords": "offset points", "va": "top", "fontsize": 8.5}
+            place: dict[str, Any] = {
+                "xytext": (3, -3),
+                "textcoords": "offset points",
+                "va": "top",
+                "fontsize": 8.5,
+            }
             axes.annotate(f"prevalence {percent(prevalence)}", (0.0, prevalence), color=MUTED, **place)
         for model, values in scores.items():
             recall, precision = curves.precision_recall_points(rows.labels, values)
@@ -168,7 +175,7 @@ def forest_figure(evaluation: Evaluation, metric: str = "auroc") -> str:
     heights, position = [], 0.0
     with style():
         lines = sum(len(results) + (ceiling is not None) + 1.5 for _, results, ceiling in groups)
-        figure, (axes,) = new_figure(7.4, 0.7 + 0.215 * lines)
+        figure, (axes,) = new_figure(9.6, 0.7 + 0.215 * lines)
         for task, results, ceiling in groups:
             axes.text(
                 0.0, position, task_words(task).title, fontweight="bold", transform=axes.get_yaxis_transform()
@@ -219,7 +226,7 @@ def _scores(rows: TaskRows, lead: str | None) -> tuple[dict[str, Floats], dict[s
     return {model: scores[model] for model in drawing}, drawing
 
 
-def _line(axes: Axes, pen: _Pen, x: Floats, y: Floats, **more: object) -> None:
+def _line(axes: Axes, pen: _Pen, x: Floats, y: Floats, **more: Any) -> None:
     axes.plot(
         x,
         y,
@@ -229,7 +236,7 @@ def _line(axes: Axes, pen: _Pen, x: Floats, y: Floats, **more: object) -> None:
         label=pen.name,
         zorder=pen.order,
         **more,
-    )  # type: ignore[arg-type]
+    )
 
 
 def _unit_square(axes: Axes, x: str, y: str) -> None:
@@ -239,7 +246,7 @@ def _unit_square(axes: Axes, x: str, y: str) -> None:
 
 
 def _histogram(axes: Axes, values: Floats, limit: float) -> None:
-    """Where the predictions lie; those beyond the last bin's mean are not shown, as nothing is drawn above them."""
+    """Where the predictions lie; those beyond `limit` are not shown, as nothing is drawn above them."""
     axes.hist(values, bins=list(np.linspace(0.0, limit, 41)), color=SERIES[0], alpha=0.45)
     axes.set(xlim=(0, limit), xlabel="Predicted risk", yticks=[])
     axes.spines["left"].set_visible(False)

@@ -46,7 +46,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike |
     """Area under the precision-recall steps (AUPRC), without interpolation. The prevalence is a coin's score.
 
     Raises: UndefinedMetricError if only one outcome occurs; ShapeError.
-    Source: the step sum of scikit-learn's `average_precision_score`; Davis & Goadrich 2006 on why not trapezoids.
+    Source: the step sum of scikit-learn's `average_precision_score`; Davis & Goadrich 2006 (no trapezoids).
 
     >>> round(average_precision([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
     0.8333
@@ -111,7 +111,7 @@ def calibration_slope(labels: ArrayLike, probabilities: ArrayLike, weights: Arra
 def calibration_intercept(
     labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None
 ) -> float:
-    """Calibration in the large: by how much (log odds) the outcome is more frequent than predicted; 0 is perfect.
+    """Calibration in the large: log odds by which the outcome exceeds the predictions; 0 is perfect.
 
     Raises: UndefinedMetricError if only one outcome occurs; ShapeError. Source: see `calibration`.
     """

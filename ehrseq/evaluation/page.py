@@ -1,6 +1,6 @@
 """What the report's template shows, in the words and order in which it is shown. No layout here, no HTML."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,22 +12,26 @@ from ehrseq.evaluation.cohort import TaskRows
 from ehrseq.evaluation.evidence import ATTAINABLE, Evaluation, Result
 from ehrseq.evaluation.panel import METRICS
 from ehrseq.evaluation.report_data import CohortRow, Lineage, ReportData
-from ehrseq.evaluation.verdict import Evidence, Verdict, compare, verdicts
+from ehrseq.evaluation.results import COMPARED
+from ehrseq.evaluation.sentences import digits_of, judgement
+from ehrseq.evaluation.verdict import Evidence, Verdict, verdicts
 from ehrseq.evaluation.wording import (
     METRIC_NAMES,
+    counted,
     integer,
     model_name,
     model_order,
     number,
     percent,
+    signed,
     span,
     task_words,
 )
 
 _ALWAYS_UNCHECKED = (
-    "The intervals cover the chance of which patients were held out. They do not cover the chance in training: "
-    "another seed or another split may move every number.",
-    "Comparisons are not corrected for their number: of twenty without any true difference, one is expected to look real.",
+    "The intervals cover the chance of which patients were held out, not the chance in "
+    "training: another seed or another split may move every number.",
+    "Comparisons are not corrected for their number: of twenty without a true difference, one looks real.",
     "Nothing was tried at another hospital, in a later year, or in daily use.",
 )
 _SYNTHETIC_UNCHECKED = (
@@ -38,10 +42,11 @@ _MEBIBYTE = 1024.0**2
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A number with its interval, ready to print; both empty if there is none."""
+    """A number, its interval and perhaps a word on it, ready to print."""
 
-    value: str = ""
+    value: str
     interval: str = ""
+    word: str = ""
 
 
 def page(data: ReportData) -> dict[str, Any]:
@@ -59,7 +64,7 @@ def page(data: ReportData) -> dict[str, Any]:
         if any(found.of(task) for task in found.tasks)
         else None,
         "tasks": [_task(found, spoken[task]) for task in found.tasks],
-        "cohort": [_cohort_row(row) for row in data.cohort or _evaluated(found)],
+        "cohort": _cohort(data.cohort or _evaluated(found)),
         "flow": [{"name": step.name, "count": integer(step.count)} for step in data.flow],
         "accounts": _accounts(data.accounts),
         "lineage": [_lineage(item) for item in data.lineage],
@@ -92,7 +97,8 @@ def _headline(found: Evaluation, spoken: Mapping[str, Verdict]) -> dict[str, Any
     ceilings = [ATTAINABLE] if found.ceilings else []
     rows = []
     for task in found.tasks:
-        by_model = {result.model: result for result in [*found.of(task), *_one(found.ceiling(task))]}
+        ceiling = [result for result in found.ceilings if (result.task, result.metric) == (task, "auroc")]
+        by_model = {result.model: result for result in [*found.of(task), *ceiling]}
         any_result = next(iter(by_model.values()), None) or next(r for r in found.results if r.task == task)
         rows.append(
             {
@@ -115,10 +121,9 @@ def _counts(result: Result) -> str:
 def _task(found: Evaluation, verdict: Verdict) -> dict[str, Any]:
     task = verdict.task
     results = [result for result in [*found.results, *found.ceilings] if result.task == task]
-    models = [
-        *model_order(r.model for r in results if r.model != ATTAINABLE),
-        *_one(found.ceiling(task) and ATTAINABLE),
-    ]
+    models: list[str] = model_order(result.model for result in found.results if result.task == task)
+    if any(result.model == ATTAINABLE for result in results):
+        models.append(ATTAINABLE)
     by_name = {(result.model, result.metric): result for result in results}
     metrics = [metric for metric in METRICS if any((model, metric) in by_name for model in models)]
     cohort = found.cohorts.get(task)
@@ -126,7 +131,6 @@ def _task(found: Evaluation, verdict: Verdict) -> dict[str, Any]:
         "title": task_words(task).title,
         "name": task,
         "anchor": f"task-{task}",
-        "text": verdict.text,
         "counts": _counts(results[0]),
         "patients": integer(results[0].patients),
         "metrics": [METRIC_NAMES[metric] for metric in metrics],
@@ -134,16 +138,27 @@ def _task(found: Evaluation, verdict: Verdict) -> dict[str, Any]:
             {"name": model_name(model), "cells": [_cell(by_name.get((model, metric))) for metric in metrics]}
             for model in models
         ],
-        "comparisons": [
-            f"{METRIC_NAMES[difference.metric]}: {compare(difference)}"
-            for difference in found.differences
-            if difference.task == task and verdict.evidence is not Evidence.NOTHING
-        ],
-        "keys": [(name, Markup(line)) for name, line in figures.keys(models, verdict.model)]
-        if cohort
-        else [],
+        "differences": [] if verdict.evidence is Evidence.NOTHING else _differences(found, task),
+        "difference_metrics": [METRIC_NAMES[metric] for metric in COMPARED],
+        "legend": [(name, Markup(line)) for name, line in figures.keys(models, verdict.model)],
         "figures": _task_figures(cohort, verdict.model),
     }
+
+
+def _differences(found: Evaluation, task: str) -> list[dict[str, Any]]:
+    """A row per pair of models, a cell per metric."""
+    rows: dict[str, dict[str, Cell]] = {}
+    for difference in found.differences:
+        if difference.task == task:
+            digits = 3 if difference.metric == "brier" else digits_of(difference)
+            interval = span(difference.low, difference.high, digits)
+            pair = f"{model_name(difference.model)} − {model_name(difference.reference)}"
+            cell = Cell(signed(difference.value, digits), interval, judgement(difference))
+            rows.setdefault(pair, {})[difference.metric] = cell
+    return [
+        {"name": pair, "cells": [cells.get(metric, Cell("—")) for metric in COMPARED]}
+        for pair, cells in rows.items()
+    ]
 
 
 def _task_figures(rows: TaskRows | None, lead: str | None) -> list[Markup]:
@@ -165,21 +180,36 @@ def _cell(result: Result | None) -> Cell:
     return Cell(number(result.value, digits), span(result.low, result.high, digits))
 
 
-def _cohort_row(row: CohortRow) -> dict[str, str]:
+def _cohort(rows: Sequence[CohortRow]) -> dict[str, Any]:
+    """Task x split: outcomes of predictions, and patients."""
+    splits = list(dict.fromkeys(row.split for row in rows))
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    by_name = {(row.task, row.split): row for row in rows}
     return {
-        "title": task_words(row.task).title,
-        "split": row.split.replace("_", "-"),
-        "patients": integer(row.patients),
-        "predictions": integer(row.predictions),
-        "positives": integer(row.positives),
-        "prevalence": percent(row.positives / row.predictions) if row.predictions else "—",
+        "columns": [split.replace("_", "-") for split in splits],
+        "rows": [
+            {
+                "title": task_words(task).title,
+                "cells": [_cohort_cell(by_name.get((task, split))) for split in splits],
+            }
+            for task in tasks
+        ],
     }
 
 
-def _evaluated(found: Evaluation) -> Iterator[CohortRow]:
-    for task in found.tasks:
-        result = next(result for result in found.results if result.task == task)
-        yield CohortRow(task, "evaluated", result.patients, result.n, result.positives)
+def _cohort_cell(row: CohortRow | None) -> Cell:
+    if row is None or row.predictions == 0:
+        return Cell("—")
+    share = percent(row.positives / row.predictions)
+    counts = f"{integer(row.positives)} of {integer(row.predictions)}"
+    return Cell(f"{counts} ({share})", counted(row.patients, "patients"))
+
+
+def _evaluated(found: Evaluation) -> list[CohortRow]:
+    """The evaluated rows alone, where nothing is known of the other splits."""
+    firsts = {result.task: result for result in reversed(found.results)}
+    of_tasks = (firsts[task] for task in found.tasks)
+    return [CohortRow(r.task, "evaluated", r.patients, r.n, r.positives) for r in of_tasks]
 
 
 def _accounts(accounts: Mapping[str, Account]) -> dict[str, Any] | None:
@@ -233,7 +263,3 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{key}", ", ".join(map(str, value)) or "—"
         else:
             yield f"{prefix}{key}", "—" if value is None else str(value)
-
-
-def _one[T](value: T | None) -> list[T]:
-    return [] if value is None else [value]

@@ -35,7 +35,7 @@ class Ranking:
         self._alarms_through = np.searchsorted(low, thresholds, side="right")
 
     def measure(self, weights: Floats) -> dict[str, Floats]:
-        """`auroc`, `auprc` and `workup` for weights [R, clusters] -> [R] each; NaN where a class has no weight.
+        """`auroc`, `auprc` and `workup` for weights [R, clusters] -> [R] each; NaN where undefined.
 
         `workup` is the number of alerts per true positive at the highest threshold that finds 80 % of the
         positives: the work-up to detection ratio of Rajkomar et al. 2018.
@@ -67,14 +67,15 @@ def _running(weights: Floats, columns: Integers) -> Floats:
 
 
 def _dot(left: Floats, right: Floats) -> Floats:
-    return np.einsum("rk,rk->r", left, right)
+    return np.asarray(np.einsum("rk,rk->r", left, right))
 
 
 def _alerts_per_hit(found: Floats, raised: Floats, total: Floats) -> Floats:
-    """Alerts per true positive at the first threshold where `found` reaches the sensitivity; NaN without any."""
+    """Alerts per true positive at the first threshold that reaches the sensitivity; NaN without any."""
     if found.shape[1] == 0:
         return np.full(found.shape[0], np.nan)
     first = np.argmax(found >= WORKUP_SENSITIVITY * total - 1e-9, axis=1)[:, None]
     hits = np.take_along_axis(found, first, axis=1)[:, 0]
     alerts = np.take_along_axis(raised, first, axis=1)[:, 0]
-    return np.divide(alerts, hits, out=np.full(hits.size, np.nan), where=hits > 0.0)
+    nothing: Floats = np.full(hits.size, np.nan)
+    return np.divide(alerts, hits, out=nothing, where=hits > 0.0)

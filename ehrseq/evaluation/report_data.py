@@ -56,7 +56,7 @@ class ReportData:
 
     # the page's heading, e.g. "Generated hospital, 2,000 patients"
     title: str
-    # what `results.assess` returned: results, differences, true-risk ceilings, notes, and rows for the figures
+    # what `results.assess` returned: results, differences, ceilings, notes, and rows for the figures
     evaluation: Evaluation
     # true puts "Synthetic data" on the page; a generated hospital must say so
     synthetic: bool = False

@@ -109,7 +109,7 @@ def _result(rows: TaskRows, model: str, metric: str, interval: Interval) -> Resu
 
 
 def _with_attainable(result: Result, ceiling: float | None, draws: dict[str, Draws]) -> Result:
-    """Add what the true risk reaches and, for the AUROC, the share of its lift; both on the same resamples."""
+    """Add what the true risk reaches and, for the AUROC, the share of its lift, on the same resamples."""
     if ceiling is None:
         return result
     if result.metric != "auroc" or ceiling <= 0.5:
@@ -121,7 +121,7 @@ def _with_attainable(result: Result, ceiling: float | None, draws: dict[str, Dra
 
 
 def _differences(task: str, points: dict[str, dict[str, float]], draws: dict[str, Draws]) -> list[Difference]:
-    """Every model that is no baseline against every baseline; without a baseline, against the other models."""
+    """Every model that is no baseline against every baseline; without one, the first against the others."""
     models = [model for model in model_order(points) if model != ATTAINABLE]
     references = [model for model in models if is_baseline(model)] or models[1:]
     found = []

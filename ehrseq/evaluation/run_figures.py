@@ -86,7 +86,7 @@ def accounting_figure(accounts: Mapping[str, Account]) -> str:
     heights = np.arange(len(accounts))
     kinds = (("used", BLUE, 0.75), ("filtered", GRID, 1.0), ("rejected", ORANGE, 1.0))
     with style():
-        figure, (axes,) = new_figure(7.4, 0.75 + 0.235 * len(accounts))
+        figure, (axes,) = new_figure(9.6, 0.75 + 0.235 * len(accounts))
         left = np.zeros(len(accounts))
         for column, (name, color, alpha) in enumerate(kinds):
             axes.barh(

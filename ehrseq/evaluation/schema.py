@@ -6,8 +6,9 @@ from ehrseq.core.schema import Nullable, Required, Schema
 
 
 class Prediction(Schema):
-    """One model's probability for one patient at one moment. (subject_id, prediction_time, task, model) is unique.
+    """One model's probability for one patient at one moment.
 
+    (subject_id, prediction_time, task, model) is unique.
     `label` is null while the outcome is unknown; such rows are counted and left out of an evaluation.
     """
 
@@ -20,7 +21,7 @@ class Prediction(Schema):
 
 
 class Truth(Schema):
-    """The true risk at a prediction, known for synthetic patients only (`truth.parquet` of `ehrseq.synthetic`)."""
+    """The true risk at a prediction, known for synthetic patients only (`truth.parquet`)."""
 
     subject_id = Required(pl.Int64)
     prediction_time = Required(pl.Datetime("us"))

@@ -4,7 +4,7 @@ Text stays text (it takes the page's font and can be searched), ids are made uni
 points outside, and each colour is a CSS variable with a fallback: a page may redefine `--fig-ink` and its
 kin for a dark background, a file on its own shows the light ones. The same figure gives the same bytes.
 
-Series colours are Okabe and Ito's, told apart with any colour vision; dash and marker repeat what colour says.
+Series colours are Okabe and Ito's, told apart with any colour vision; dashes repeat what colour says.
 """
 
 import io
@@ -12,12 +12,14 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+_PIXELS_PER_INCH = 105  # how large a figure grows on a page: its 9.5 point text is then 14 pixels
 INK, MUTED, GRID, PAPER = "#1f2933", "#5f6b7a", "#e3e7ec", "#fefefe"
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#aa4499", "#56b4e9"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY)
@@ -34,7 +36,7 @@ _VARIABLES = {
     SKY: "sky",
 }
 _FONTS = ["Inter", "Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans", "sans-serif"]
-_STYLE: dict[str, object] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ehrseq",
     "font.family": "sans-serif",
@@ -49,6 +51,7 @@ _STYLE: dict[str, object] = {
     "axes.labelcolor": MUTED,
     "axes.edgecolor": MUTED,
     "axes.linewidth": 0.7,
+    "figure.facecolor": "none",
     "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -77,12 +80,10 @@ _STYLE: dict[str, object] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw inside `with style():`; matplotlib's own settings are as before afterwards."""
+    """Settings for all drawing, as a context manager; matplotlib's own settings are as before afterwards."""
     fonts = logging.getLogger("matplotlib.font_manager")
     level = fonts.level
-    fonts.setLevel(
-        logging.ERROR
-    )  # it warns of each font of the list that this machine lacks; the list is the cure
+    fonts.setLevel(logging.ERROR)  # no warning for each font of the list that this machine lacks
     try:
         with matplotlib.rc_context(_STYLE):
             yield
@@ -91,16 +92,16 @@ def style() -> Iterator[None]:
 
 
 def new_figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, **grid: object
+    width: float, height: float, rows: int = 1, columns: int = 1, **grid: Any
 ) -> tuple[Figure, list[Axes]]:
     """A figure of width x height inches (1 inch is 72 user units of the SVG) and its axes, row by row."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, **grid)  # type: ignore[arg-type]
+    axes = figure.subplots(rows, columns, squeeze=False, **grid)
     return figure, list(axes.ravel())
 
 
 def to_svg(figure: Figure, *, name: str, label: str) -> str:
-    """The figure as one `<svg>` element. `name` keeps its ids apart from other figures'; `label` is read aloud."""
+    """The figure as one `<svg>` element. `name` keeps its ids apart, `label` is read aloud."""
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(
         buffer, metadata={"Date": None, "Creator": None, "Type": None, "Format": None}
@@ -115,8 +116,11 @@ def to_svg(figure: Figure, *, name: str, label: str) -> str:
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
     for color in _VARIABLES:
         text = text.replace(color, themed(color))
-    opening = f'<svg role="img" aria-label="{_attribute(label)}" class="figure"'
-    return re.sub(r"<svg", opening, text, count=1).strip() + "\n"
+    width = figure.get_figwidth() * _PIXELS_PER_INCH
+    opening = (
+        f'<svg role="img" aria-label="{_attribute(label)}" class="figure" style="max-width: {width:.0f}px"'
+    )
+    return re.sub(r'<svg( width="[^"]*"| height="[^"]*")*', opening, text, count=1).strip() + "\n"
 
 
 def themed(color: str) -> str:

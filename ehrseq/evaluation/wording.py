@@ -31,7 +31,7 @@ METRIC_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class TaskWords:
-    """`title` of the task, its `outcomes` and what one prediction `rows` is about; all plural but the title."""
+    """`title` of the task, its `outcomes` and what one prediction is about (`rows`), both in the plural."""
 
     title: str
     outcomes: str
@@ -139,9 +139,18 @@ def percent(share: float) -> str:
 
 
 def integer(count: int) -> str:
-    """A count with thin thousands separators.
+    """A count with thousands separators.
 
     >>> integer(1204333)
     '1,204,333'
     """
     return f"{count:,}"
+
+
+def counted(count: int, plural: str) -> str:
+    """A count and its noun; the nouns of `TaskWords` lose their s for one.
+
+    >>> counted(1, "deaths"), counted(1500, "admissions")
+    ('1 death', '1,500 admissions')
+    """
+    return f"{integer(count)} {plural.removesuffix('s') if count == 1 else plural}"

@@ -130,7 +130,7 @@ class Mapping:
         return f"{self.source}/{self.name}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MappingSet:
     """All mappings of a source, checked, each after the mappings it refers to."""
 

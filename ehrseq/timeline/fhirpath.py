@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NoReturn
 
 from ehrseq.core.errors import TimelineError, closest
 
@@ -39,7 +40,7 @@ FUNCTIONS = {
 class Literal:
     """A constant: `value` as Python has it, `type` the FHIR type it stands for."""
 
-    value: str | int | float | bool | None
+    value: str | int | float | bool
     type: str
 
 
@@ -157,7 +158,7 @@ class _Parser:
             self.fail(self.token.at, f"unexpected `{self.token.text}`", self.token.text)
         return node
 
-    def fail(self, at: int, problem: str, symbol: str = "") -> None:
+    def fail(self, at: int, problem: str, symbol: str = "") -> NoReturn:
         advice = ""
         if symbol in _UNSUPPORTED:
             advice = f" `{symbol}` is not in the FHIRPath subset of SQL on FHIR."
@@ -229,12 +230,9 @@ class _Parser:
                 node = self.binary(0)
                 self.expect(")")
                 return node
-            case "symbol" if token.text == "{" or (token.text == "}"):
-                return Literal(None, "empty")
         found = f"`{token.text}`" if token.kind != "end" else "the end"
         self.next -= 1
         self.fail(token.at, f"expected a path or a literal, found {found}", token.text)
-        raise AssertionError  # fail() has raised
 
     def step(self, base: Node | None) -> Node:
         token = self.token
@@ -261,13 +259,12 @@ class _Parser:
         return Call(base, name, tuple(arguments))
 
 
-def _tokens(text: str, fail: Callable[[int, str], None]) -> Iterator[_Token]:
+def _tokens(text: str, fail: Callable[[int, str], NoReturn]) -> Iterator[_Token]:
     at = 0
     while at < len(text):
         found = _TOKEN.match(text, at)
         if not found:
             fail(at, "unfinished string" if text[at] == "'" else f"unexpected `{text[at]}`")
-            return
         if found.lastgroup != "space":
             yield _Token(str(found.lastgroup), found.group(), at)
         at = found.end()
@@ -280,18 +277,3 @@ def _unescape(text: str) -> str:
 
     return re.sub(r"\\(u[0-9A-Fa-f]{4}|.)", plain, text)
 
-
-def children(node: Node) -> tuple[Node, ...]:
-    """The parts of a node that are nodes themselves, in reading order."""
-    match node:
-        case Member(base, _):
-            return (base,) if base else ()
-        case Call(base, _, arguments):
-            return (*((base,) if base else ()), *arguments)
-        case Index(base, index):
-            return (base, index)
-        case Unary(operand):
-            return (operand,)
-        case Binary(_, left, right):
-            return (left, right)
-    return ()

@@ -1,0 +1,309 @@
+"""The command line: verbs only. Each verb is one function of `ehrseq` with the same name.
+
+Results go to stdout (`--json`: one object, on the last line), progress and errors to stderr. Exit codes are those
+of `ehrseq.core.errors.ExitCode`. Libraries are imported inside the verbs, so that `--help` answers at once.
+"""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from ehrseq.core.errors import EhrseqError, ExitCode
+from ehrseq.core.progress import set_quiet
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Any hospital's records to FHIR, timelines, tokens and JAX models.",
+    epilog="Start with: ehrseq demo",
+)
+mappings = typer.Typer(no_args_is_help=True, help="Work with mapping files: list, check, test, preview.")
+app.add_typer(mappings, name="mappings")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, last line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write. Replaced in one step, or not at all.")]
+Workers = Annotated[int, typer.Option(help="Processes. The result does not depend on it.")]
+Force = Annotated[bool, typer.Option("--force", help="Do the work again even if nothing changed.")]
+Source = Annotated[str, typer.Argument(help="A shipped source (see `mappings list`) or a folder of mappings.")]
+Validate = Annotated[str, typer.Option(help="sample, full or none: how many resources also pass fhir.resources.R4B.")]
+Rejects = Annotated[float, typer.Option(help="Fail (exit 3) when a larger fraction of the rows is rejected.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+class Terminated(EhrseqError):
+    """The process was asked to stop (SIGTERM)."""
+
+    exit_code = ExitCode.TEMPORARY
+
+
+def main() -> NoReturn:
+    """Entry point of the command `ehrseq`."""
+    signal.signal(signal.SIGTERM, _terminate)
+    app()
+    sys.exit(ExitCode.DONE)
+
+
+def _terminate(_: int, __: FrameType | None) -> None:
+    raise Terminated("Stopped by SIGTERM. Nothing is half written; run the same command again to go on.")
+
+
+def _do(verb: str, as_json: bool, quiet: bool, work: Callable[[], Any]) -> None:
+    """Run a verb, print what it returned, exit with its code."""
+    set_quiet(quiet)
+    try:
+        outcome = work()
+    except EhrseqError as error:
+        _fail(verb, as_json, str(error), int(error.exit_code))
+    except KeyboardInterrupt:
+        _fail(verb, as_json, "Interrupted. Nothing is half written; run the same command again.", 130)
+    except MemoryError:
+        _fail(verb, as_json, "Memory ran out. Use fewer --workers.", int(ExitCode.TEMPORARY))
+    except Exception as error:  # a fault of ours: never print values, they may be a patient's
+        if os.environ.get("EHRSEQ_DEBUG"):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        _fail(
+            verb,
+            as_json,
+            f"A fault of ehrseq ({type(error).__name__} at {Path(place.filename).name}:{place.lineno}). Please report "
+            "it. EHRSEQ_DEBUG=1 shows the traceback, which may quote data.",
+            1,
+        )
+    from ehrseq import console
+
+    code = console.present(verb, outcome, as_json)
+    if code:
+        sys.exit(code)
+
+
+def _fail(verb: str, as_json: bool, message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    if as_json:
+        print(json.dumps({"verb": verb, "status": "failed", "exit_code": code, "error": message}), flush=True)
+    sys.exit(code)
+
+
+@app.command()
+def demo(
+    out: Out = Path("ehrseq-demo"),
+    patients: Annotated[int, typer.Option(help="Patients of the generated hospital.")] = 2000,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Generate a hospital, run the whole way on it, and end with a report."""
+
+    def work() -> Any:
+        from ehrseq.deploy.pipeline import demo
+
+        return demo(out, patients=patients, seed=seed, workers=workers)
+
+    _do("demo", as_json, quiet, work)
+
+
+@app.command()
+def run(
+    source: Source,
+    data: Annotated[Path, typer.Argument(help="Folder of the source's tables.")],
+    out: Out,
+    task: Annotated[list[str] | None, typer.Option(help="Task; may be given again. Default: all shipped.")] = None,
+    validate: Validate = "sample",
+    max_reject_fraction: Rejects = 0.05,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """From a source's tables to a trained, evaluated model: one folder for each stage, and a report."""
+
+    def work() -> Any:
+        from ehrseq.deploy.pipeline import run
+
+        return run(
+            source, data, out, tasks=task, validate=validate, max_reject_fraction=max_reject_fraction, seed=seed,
+            workers=workers,
+        )  # fmt: skip
+
+    _do("run", as_json, quiet, work)
+
+
+@app.command("map")
+def map_(
+    source: Source,
+    data: Annotated[Path, typer.Argument(help="Folder of the source's tables.")],
+    out: Out,
+    validate: Validate = "sample",
+    workers: Workers = 1,
+    max_reject_fraction: Rejects = 0.05,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Map a source's tables to a FHIR store; every row is accounted for."""
+
+    def work() -> Any:
+        import ehrseq
+
+        return ehrseq.map(
+            source, data, out, validate=validate, workers=workers, max_reject_fraction=max_reject_fraction, force=force
+        )
+
+    _do("map", as_json, quiet, work)
+
+
+@app.command()
+def timeline(
+    fhir: Annotated[Path, typer.Argument(help="A FHIR store.")],
+    out: Out,
+    views: Annotated[Path | None, typer.Option(help="Folder of ViewDefinitions that replace or add to ours.")] = None,
+    workers: Workers = 1,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Serialize a FHIR store into one timeline per patient (a MEDS dataset)."""
+
+    def work() -> Any:
+        import ehrseq
+
+        return ehrseq.timeline(fhir, out, views=views, workers=workers)
+
+    _do("timeline", as_json, quiet, work)
+
+
+@app.command()
+def tokenize(
+    timeline: Annotated[Path, typer.Argument(help="A timeline.")],
+    out: Out,
+    workers: Workers = 1,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn timelines into a memory-mapped token store with its vocabulary."""
+
+    def work() -> Any:
+        import ehrseq
+
+        return ehrseq.tokenize(timeline, out, workers=workers)
+
+    _do("tokenize", as_json, quiet, work)
+
+
+@app.command()
+def label(
+    task: Annotated[str, typer.Argument(help="A shipped task, or a task file (ACES YAML).")],
+    timeline: Annotated[Path, typer.Argument(help="A timeline.")],
+    out: Out,
+    workers: Workers = 1,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find a task's cohort and labels in timelines."""
+
+    def work() -> Any:
+        import ehrseq
+
+        return ehrseq.label(task, timeline, out, workers=workers)
+
+    _do("label", as_json, quiet, work)
+
+
+@app.command()
+def show(
+    data: Annotated[Path, typer.Argument(help="A dataset: FHIR store, timeline, token store, or the folder of a run.")],
+    subject: Annotated[int | None, typer.Option(help="Subject; default: the first.")] = None,
+    token: Annotated[int | None, typer.Option(help="Trace this token of the subject to its source row.")] = None,
+    rows: Annotated[int, typer.Option(help="Lines to print.")] = 40,
+) -> None:
+    """Show a dataset, a patient's timeline, or where a token came from."""
+
+    def work() -> Any:
+        import ehrseq
+
+        return ehrseq.show(data, subject=subject, token=token, rows=rows)
+
+    _do("show", False, True, work)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is here and what is missing: versions, devices, memory, disk, permissions."""
+
+    def work() -> Any:
+        import ehrseq
+
+        return ehrseq.doctor()
+
+    _do("doctor", as_json, True, work)
+
+
+@mappings.command("list")
+def list_(as_json: Json = False) -> None:
+    """List the sources that ship with ehrseq and their mappings."""
+
+    def work() -> Any:
+        from ehrseq.mapping.listing import listing
+
+        return listing()
+
+    _do("mappings list", as_json, True, work)
+
+
+@mappings.command("check")
+def check(source: Source, as_json: Json = False) -> None:
+    """Check mapping files against FHIR R4B and the declared tables; report every problem (exit 2 if any)."""
+
+    def work() -> Any:
+        from ehrseq.mapping.listing import checked
+
+        return checked(source)
+
+    _do("mappings check", as_json, True, work)
+
+
+@mappings.command("test")
+def test(
+    source: Source,
+    mapping: Annotated[list[str] | None, typer.Argument(help="Mappings; default: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the cases beside the mappings (exit 2 if one fails)."""
+
+    def work() -> Any:
+        from ehrseq.mapping.listing import tested
+
+        return tested(source, mapping)
+
+    _do("mappings test", as_json, True, work)
+
+
+@mappings.command("preview")
+def preview(
+    source: Source,
+    data: Annotated[Path, typer.Argument(help="Folder of the source's tables.")],
+    mapping: Annotated[str, typer.Argument(help="The mapping to look at.")],
+    rows: Annotated[int, typer.Option(help="Rows to show.")] = 3,
+) -> None:
+    """Show source rows beside the resources they make."""
+
+    def work() -> Any:
+        from ehrseq.mapping.preview import preview
+
+        return preview(source, data, mapping, rows=rows)
+
+    _do("mappings preview", False, True, work)
+
+
+if __name__ == "__main__":
+    main()
