@@ -17,7 +17,16 @@ from typing import Any
 __version__ = "0.1.0"
 
 # verb -> module that defines the function of the same name
-_VERBS: dict[str, str] = {}
+_VERBS: dict[str, str] = {
+    "demo": "ehrseq.deploy.pipeline",
+    "run": "ehrseq.deploy.pipeline",
+    "map": "ehrseq.mapping.stage",
+    "timeline": "ehrseq.timeline.serialize",
+    "tokenize": "ehrseq.tokens.tokenize",
+    "label": "ehrseq.tasks.extract",
+    "show": "ehrseq.deploy.show",
+    "doctor": "ehrseq.deploy.doctor",
+}
 
 __all__ = ["__version__", *_VERBS]
 

@@ -83,7 +83,8 @@ def _against(difference: Difference) -> str:
         near, far = sorted((abs(low), abs(high)))
         amount = f"{number(abs(difference.value), digits)} ({span(near, far, digits)})"
         return f"{word.capitalize()} than {reference} by {amount}."
-    return f"Not distinguishable from {reference}: difference {signed(difference.value, digits)} ({span(low, high, digits)})."
+    amount = f"{signed(difference.value, digits)} ({span(low, high, digits)})"
+    return f"Not distinguishable from {reference}: difference {amount}."
 
 
 def reach(best: Result) -> str:

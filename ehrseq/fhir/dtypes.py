@@ -1,10 +1,11 @@
 """FHIR types as polars dtypes. Dates and times stay the text that FHIR exchanges, since they may be partial."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import polars as pl
 
-from ehrseq.fhir.elements import Element, children
+from ehrseq.core.errors import SchemaError
+from ehrseq.fhir.elements import Element, children, element, is_resource
 
 _NUMBERS: dict[str, pl.DataType] = {
     "decimal": pl.Float64(), "integer": pl.Int64(), "positiveInt": pl.Int64(), "unsignedInt": pl.Int64(),
@@ -23,34 +24,54 @@ def primitive_dtype(type_name: str) -> pl.DataType:
     return _NUMBERS.get(type_name, pl.String())
 
 
-def pruned_dtype(type_name: str, paths: Iterable[str]) -> pl.Schema:
+def pruned_dtype(resource_type: str, paths: Iterable[str]) -> pl.Schema:
     """Columns of a resource that has exactly the elements in `paths` (dotted, down to primitives), in FHIR's order.
 
-    Raises: SchemaError for a path that R4B does not have, or that ends above a primitive.
+    Contained resources are one struct with the elements of all types that the paths name, and `resourceType`.
+    Raises: SchemaError for a path that R4B does not have or that ends above a primitive, and for contained
+    types that give one name two dtypes.
 
     >>> pruned_dtype("Observation", ["valueQuantity.value", "id", "valueQuantity.unit"])
     Schema({'id': String, 'valueQuantity': Struct({'value': Float64, 'unit': String})})
+    >>> pruned_dtype("MedicationRequest", ["contained.Medication.code.text"])["contained"]
+    List(Struct({'resourceType': String, 'code': Struct({'text': String})}))
     """
     tree: _Tree = {}
     for path in paths:
+        if not element(resource_type, path).primitive:
+            raise SchemaError(f"{resource_type}.{path} has elements of its own. Name those that are used.")
         below = tree
         for name in path.split("."):
             below = below.setdefault(name, {})
-    return pl.Schema({name: _dtype(found, tree[name]) for name, found in _ordered(type_name, tree)})
+    return pl.Schema(_fields(resource_type, tree))
 
 
-def _ordered(type_name: str, tree: _Tree) -> list[tuple[str, Element]]:
-    from ehrseq.fhir.elements import element
-
-    for name in tree:
-        element(type_name, name)  # raises for what R4B does not have
-    return [(name, found) for name, found in children(type_name).items() if name in tree]
+def _fields(type_name: str, tree: _Tree) -> Iterator[tuple[str, pl.DataType]]:
+    """Names and dtypes of the children of a type that are in the tree."""
+    for name, found in children(type_name).items():
+        if name in tree:
+            yield name, _dtype(found, tree[name])
 
 
 def _dtype(found: Element, tree: _Tree) -> pl.DataType:
     inner: pl.DataType
     if found.primitive:
         inner = primitive_dtype(found.type)
+    elif found.type == "Resource":
+        inner = pl.Struct(_resource_fields(tree))
     else:
-        inner = pl.Struct({name: _dtype(child, tree[name]) for name, child in _ordered(found.type, tree)})
+        inner = pl.Struct(dict(_fields(found.type, tree)))
     return pl.List(inner) if found.is_list else inner
+
+
+def _resource_fields(tree: _Tree) -> dict[str, pl.DataType]:
+    """Fields of a struct that holds resources of several types."""
+    merged: dict[str, pl.DataType] = {"resourceType": pl.String(), **dict(_fields("Resource", tree))}
+    for type_name in filter(is_resource, tree):
+        for name, dtype in _fields(type_name, tree[type_name]):
+            if merged.setdefault(name, dtype) != dtype:
+                raise SchemaError(
+                    f"Contained resources give `{name}` two dtypes ({merged[name]} and {dtype}, the latter in "
+                    f"{type_name}). Leave one of them out."
+                )
+    return merged

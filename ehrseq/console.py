@@ -1,0 +1,136 @@
+"""What the verbs print: tables for people, one JSON object for programs."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from ehrseq.core.dataset import Result
+from ehrseq.core.manifest import Account
+
+
+def present(verb: str, outcome: Any, as_json: bool) -> int:
+    """Print what a verb returned; returns the exit code. `outcome` is one of the dataclasses that verbs return."""
+    code = int(getattr(outcome, "exit_code", 0))
+    if as_json:
+        print(json.dumps(summary(verb, outcome, code), default=str), flush=True)
+        return code
+    console = Console(highlight=False)
+    if isinstance(outcome, Result):
+        _result(console, verb, outcome)
+    elif hasattr(outcome, "__rich_console__") or hasattr(outcome, "__rich__"):
+        console.print(outcome)
+    else:
+        _mappings(console, outcome)
+    return code
+
+
+def summary(verb: str, outcome: Any, code: int = 0) -> dict[str, Any]:
+    """The JSON object of DESIGN section 12."""
+    head = {"verb": verb, "status": "done" if code == 0 else "failed", "exit_code": code}
+    if isinstance(outcome, Result):
+        return {**head, **result_summary(outcome)}
+    if hasattr(outcome, "summary"):
+        return {**head, **outcome.summary()}
+    from ehrseq.mapping.listing import as_dict
+
+    return {**head, **as_dict(outcome)}
+
+
+def result_summary(result: Result) -> dict[str, Any]:
+    """A stage's outcome for programs: status, out, rows, made, cost, notes."""
+    manifest, run = result.manifest, result.run
+    return {
+        "status": result.status,
+        "out": str(result.out),
+        "rows": manifest.rows,
+        "made": manifest.made,
+        **{key: run.get(key) for key in ("seconds", "cpu_seconds", "peak_rss_bytes")},
+        "notes": manifest.notes,
+    }
+
+
+def _result(console: Console, verb: str, result: Result) -> None:
+    manifest = result.manifest
+    if manifest.sources:
+        console.print(accounting_table(manifest.sources))
+    if result.status == "unchanged":
+        console.print(f"[bold]{result.out}[/]: nothing has changed; nothing to do.")
+        return
+    made = ", ".join(f"{count:,} {what}" for what, count in manifest.made.items())
+    cost = f"{result.run['seconds']:.1f} s, {result.run['peak_rss_bytes'] / 2**30:.2f} GiB"
+    console.print(f"[bold]{result.out}[/]  {verb}: {made or 'done'} ({cost})")
+    if unmapped := manifest.notes.get("unmapped"):
+        words = ", ".join(f"{name} {item['values']} values in {item['rows']:,} rows" for name, item in unmapped.items())
+        console.print(f"[yellow]not in their ConceptMap:[/] {words} (see unmapped/unmapped.parquet)")
+    if manifest.rows.get("rejected"):
+        console.print(f"[yellow]rejected rows with reasons:[/] {result.out}/rejects/*.parquet")
+
+
+def accounting_table(books: Mapping[str, Account]) -> Table:
+    """Rows in = used + rejected + filtered, one line a table, with reasons."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("table")
+    for name in ("rows in", "used", "rejected", "filtered"):
+        table.add_column(name, justify="right")
+    table.add_column("made / reasons", overflow="fold")
+    for name, account in books.items():
+        made = ", ".join(f"{count:,} {what}" for what, count in account.made.items())
+        reasons = "; ".join(f"{why} {count:,}" for why, count in account.reasons.items())
+        rejected = Text(f"{account.rejected:,}", style="yellow" if account.rejected else "")
+        table.add_row(
+            name, f"{account.rows_in:,}", f"{account.used:,}", rejected, f"{account.filtered:,}",
+            Text.assemble(made, "  " if made and reasons else "", (reasons, "dim")),
+        )  # fmt: skip
+    return table
+
+
+def _mappings(console: Console, outcome: Any) -> None:
+    from ehrseq.mapping.listing import Checked, Listing, Tested
+    from ehrseq.mapping.preview import Shown
+
+    match outcome:
+        case Listing(rows=rows):
+            table = Table("source", "mapping", "table", "resource", box=None, pad_edge=False, header_style="bold")
+            for source, _, mapping, name, resource in rows:
+                table.add_row(source, mapping, name, resource)
+            console.print(table)
+        case Checked(problems=[]):
+            console.print(
+                f"{outcome.folder}: {outcome.mappings} mappings of {outcome.tables} tables are well formed "
+                f"({', '.join(outcome.resources)})."
+            )
+        case Checked():
+            for problem in outcome.problems:
+                console.print(Text(str(problem)), soft_wrap=True)
+            console.print(f"[bold red]{len(outcome.problems)} problems[/] in {outcome.folder}")
+        case Tested():
+            for case in outcome.failed:
+                console.print(Text(f"{case.place}  {case.mapping}: {case.case}"), soft_wrap=True)
+                console.print(Syntax(case.difference, "diff", background_color="default"))
+            verdict = f"{len(outcome.outcomes) - len(outcome.failed)} cases passed, {len(outcome.failed)} failed"
+            console.print(f"{outcome.folder}: {verdict}")
+        case [*items] if all(isinstance(item, Shown) for item in items):
+            for item in items:
+                _shown(console, item.row, item.resource, item.reason)
+
+
+def _shown(console: Console, row: Mapping[str, Any], resource: Mapping[str, Any] | None, reason: str) -> None:
+    fields = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in row.items():
+        if value is not None:
+            fields.add_row(Text(name, style="dim"), Text(str(value)))
+    if resource is None:
+        right: Any = Text(f"no resource: {reason}", style="yellow")
+    else:
+        right = Syntax(json.dumps(resource, indent=1, ensure_ascii=False), "json", background_color="default")
+    side = Table(box=None, pad_edge=False, show_header=False, expand=True)
+    side.add_column(ratio=2)
+    side.add_column(ratio=3)
+    side.add_row(fields, right)
+    console.print(side)
+    console.rule(style="dim")
