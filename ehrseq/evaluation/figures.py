@@ -16,7 +16,7 @@ from ehrseq.evaluation.checks import Floats
 from ehrseq.evaluation.cohort import TaskRows
 from ehrseq.evaluation.evidence import ATTAINABLE, Evaluation, Result
 from ehrseq.evaluation.svg import GRID, INK, MUTED, PAPER, SERIES, new_figure, style, themed, to_svg
-from ehrseq.evaluation.wording import model_name, model_order, number, percent, span, task_words
+from ehrseq.evaluation.wording import model_name, model_order, number, percent, slug, span, task_words
 
 _SQUARE = (3.5, 3.45)  # inches
 _ROOM_FOR_WORDS = 0.08  # below this height of the prevalence line its label would meet the axis
@@ -90,7 +90,9 @@ def roc_figure(rows: TaskRows, *, lead: str | None = None, seed: int = 0, legend
         axes.set_title("ROC")
         if legend:
             axes.legend(loc="lower right")
-        return to_svg(figure, name=f"roc-{rows.task}", label=f"ROC curves, {task_words(rows.task).title}")
+        return to_svg(
+            figure, name=f"roc-{slug(rows.task)}", label=f"ROC curves, {task_words(rows.task).title}"
+        )
 
 
 def precision_recall_figure(rows: TaskRows, *, lead: str | None = None, legend: bool = True) -> str:
@@ -116,7 +118,7 @@ def precision_recall_figure(rows: TaskRows, *, lead: str | None = None, legend: 
         if legend:
             axes.legend(loc="upper right")
         return to_svg(
-            figure, name=f"pr-{rows.task}", label=f"Precision and recall, {task_words(rows.task).title}"
+            figure, name=f"pr-{slug(rows.task)}", label=f"Precision and recall, {task_words(rows.task).title}"
         )
 
 
@@ -152,7 +154,7 @@ def calibration_figure(rows: TaskRows, *, lead: str | None = None, seed: int = 0
                 marker="o",
                 markersize=4.5 if pen.order == 5 else 2.2,
             )
-        limit = min(1.0, most * 1.06)
+        limit = min(1.0, max(most * 1.06, 0.001))
         axes.plot([0, limit], [0, limit], color=GRID, linewidth=1.0, zorder=1)
         axes.set(xlim=(0, limit), ylim=(0, limit), ylabel="Observed")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -162,7 +164,7 @@ def calibration_figure(rows: TaskRows, *, lead: str | None = None, seed: int = 0
             axes.legend(loc="upper left")
         _histogram(counts, next(scores[model] for model in scores if drawing[model].order == 5), limit)
         label = f"Calibration, {task_words(rows.task).title}"
-        return to_svg(figure, name=f"calibration-{rows.task}", label=label)
+        return to_svg(figure, name=f"calibration-{slug(rows.task)}", label=label)
 
 
 def forest_figure(evaluation: Evaluation, metric: str = "auroc") -> str:

@@ -24,6 +24,7 @@ from ehrseq.evaluation.wording import (
     number,
     percent,
     signed,
+    slug,
     span,
     task_words,
 )
@@ -31,6 +32,7 @@ from ehrseq.evaluation.wording import (
 _ALWAYS_UNCHECKED = (
     "The intervals cover the chance of which patients were held out, not the chance in "
     "training: another seed or another split may move every number.",
+    "Subgroups: nothing here is split by age, sex, origin or ward, where a model may do worse.",
     "Comparisons are not corrected for their number: of twenty without a true difference, one looks real.",
     "Nothing was tried at another hospital, in a later year, or in daily use.",
 )
@@ -84,7 +86,7 @@ def page(data: ReportData) -> dict[str, Any]:
 def _verdict(verdict: Verdict) -> dict[str, str]:
     return {
         "title": task_words(verdict.task).title,
-        "anchor": f"task-{verdict.task}",
+        "anchor": f"task-{slug(verdict.task)}",
         "grade": verdict.evidence.name.lower(),
         "grade_words": verdict.evidence.value,
         "text": verdict.text,
@@ -103,7 +105,7 @@ def _headline(found: Evaluation, spoken: Mapping[str, Verdict]) -> dict[str, Any
         rows.append(
             {
                 "title": task_words(task).title,
-                "anchor": f"task-{task}",
+                "anchor": f"task-{slug(task)}",
                 "counts": _counts(any_result),
                 "weak": spoken[task].evidence is Evidence.NOTHING,
                 "lead": spoken[task].model,
@@ -130,7 +132,7 @@ def _task(found: Evaluation, verdict: Verdict) -> dict[str, Any]:
     return {
         "title": task_words(task).title,
         "name": task,
-        "anchor": f"task-{task}",
+        "anchor": f"task-{slug(task)}",
         "counts": _counts(results[0]),
         "patients": integer(results[0].patients),
         "metrics": [METRIC_NAMES[metric] for metric in metrics],

@@ -3,9 +3,10 @@
 What needs the order of the scores goes through `Ranking`. Everything else is a sum over rows: those sums
 are taken per patient once, and a thousand weightings are then one matrix product.
 
-Two choices keep the bootstrap fast and are exact for the sample itself: the bins of the ECE are cut once, on
-the whole sample; the calibration line is refitted by one Newton step from the whole sample's fit (its error
-is of the order 1/n, below the bootstrap's own noise. Source: Davidson & MacKinnon 1999, Int Econ Rev 40:487).
+Two choices keep the bootstrap fast and are exact for the sample itself. The bins of the ECE are cut once, on
+the whole sample. The calibration line is refitted by one Newton step from the whole sample's fit: its error
+is of the order 1/n, below the bootstrap's own noise from about 50 outcomes on; with fewer, the upper end of
+the slope's interval comes out too low. Source: Davidson & MacKinnon 1999, Int Econ Rev 40:487.
 """
 
 import numpy as np

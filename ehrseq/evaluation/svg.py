@@ -39,6 +39,7 @@ _FONTS = ["Inter", "Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "D
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ehrseq",
+    "text.parse_math": False,
     "font.family": "sans-serif",
     "font.sans-serif": _FONTS,
     "font.size": 9.5,

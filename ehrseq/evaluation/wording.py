@@ -1,5 +1,6 @@
 """How tasks, models and numbers are spelled for a reader: one place, so page, terminal and verdict agree."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -60,6 +61,15 @@ def task_words(task: str) -> TaskWords:
             return TaskWords(words.title + (f", {suffix}" if suffix else ""), words.outcomes, words.rows)
     title = task.replace("_", " ").strip() or "unnamed task"
     return TaskWords(title[0].upper() + title[1:], "outcomes", "predictions")
+
+
+def slug(task: str) -> str:
+    """A task's name as part of an id or anchor.
+
+    >>> slug('ICU "early" transfer')
+    'ICU-early-transfer'
+    """
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", task).strip("-")
 
 
 def _suffix(suffix: str) -> str:

@@ -2,70 +2,78 @@
 
 from collections.abc import Sequence
 
+import duckdb
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from ehrseq.core.hashing import stable_hash
 
 _LONGEST = 64  # FHIR R4B datatypes, `id`: [A-Za-z0-9\-\.]{1,64}
-_PLAIN_KEY = r"^[A-Za-z0-9\-]+$"
-_SUBJECT = r"^(?:[A-Za-z]+/)?(?:[A-Za-z0-9-]+\.)?([1-9][0-9]{0,17})$"
+_HASHED_LENGTH = 34  # ".x" and 32 hex digits
+_LEGAL = r"^[A-Za-z0-9\-]+$"
+_LEGAL_ALONE = r"^[A-Za-z0-9\-\.]+$"  # a dot is no ambiguity where there is but one key
+_LOOKS_HASHED = r"^x[0-9a-f]{32}$"
+_LAST_PART = r"([^/]+)$"
+_NUMBERED = r"^(?:[A-Za-z0-9-]+\.)?([1-9][0-9]{0,17})$"
+_BIT_62 = np.uint64(1 << 62)
 
 
 def resource_id(prefix: str, keys: Sequence[pl.Expr]) -> pl.Expr:
-    """`<prefix>.<key>.<key>` where that is a legal id, else `<prefix>.x<128-bit hash>`; null if a key is null.
+    """`<prefix>.<key>.<key>` where that is a legal id, else `<prefix>.x<md5>`; null if a key is null.
 
-    Different keys give different ids: a key with other signs than letters, digits and hyphens is hashed whole.
+    Different keys give different ids: where a key has signs that an id cannot have, or the id would be longer
+    than 64, the keys as they are (not a cleaned form of them) are hashed. `prefix` is a legal id itself, of at
+    most 30 characters if it shall survive whole in front of a hash.
 
     >>> frame = pl.DataFrame({"a": [7, None, 8], "b": ["x", "y", "not plain"]})
     >>> frame.select(id=resource_id("m", [pl.col("a"), pl.col("b")]))["id"].to_list()
-    ['m.7.x', None, 'm.x8db04e3a1f17fa67b691c9d3ce1620fd']
+    ['m.7.x', None, 'm.x1b8e28b6b1f36d0d0d8ca7e68bb5d5d8']
     """
     texts = [key.cast(pl.String) for key in keys]
     plain = pl.concat_str([pl.lit(prefix), *texts], separator=".")
-    legal = pl.all_horizontal([text.str.contains(_PLAIN_KEY) for text in texts]) & (
-        plain.str.len_bytes() <= _LONGEST
+    if len(texts) == 1:
+        fits = texts[0].str.contains(_LEGAL_ALONE) & ~texts[0].str.contains(_LOOKS_HASHED)
+    else:
+        fits = pl.all_horizontal([text.str.contains(_LEGAL) for text in texts])
+    legal = fits & (plain.str.len_bytes() <= _LONGEST)
+    lengths = [pl.concat_str([text.str.len_bytes(), text], separator=":") for text in texts]
+    whole = pl.when(~legal).then(pl.concat_str([pl.lit(prefix), *lengths], separator="."))
+    hashed = pl.lit(f"{prefix[: _LONGEST - _HASHED_LENGTH]}.x") + whole.map_batches(
+        _md5, return_dtype=pl.String, is_elementwise=True
     )
-    whole = pl.concat_str([pl.lit(prefix), *texts], separator="\x1f")
-    odd = pl.when(~legal).then(whole)
-    hashed = pl.lit(f"{prefix[:29]}.x") + odd.map_batches(_hex, return_dtype=pl.String, is_elementwise=True)
     return pl.when(legal).then(plain).otherwise(hashed)
 
 
-def _hex(texts: pl.Series) -> pl.Series:
-    """128 bits of stable hash as hex; null stays null."""
-    known = texts.drop_nulls().unique(maintain_order=True)
-    if known.is_empty():
-        return pl.Series(texts.name, [None], dtype=pl.String).new_from_index(0, len(texts))
-    pairs = np.stack([stable_hash(known), stable_hash("\x1e" + known)], axis=1).astype(">u8")
-    raw = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(known), [None, pa.py_buffer(pairs.tobytes())])
-    hexed = pl.Series(raw.cast(pa.binary())).bin.encode("hex")
-    return texts.replace_strict(known, hexed, default=None, return_dtype=pl.String)
+def _md5(texts: pl.Series) -> pl.Series:
+    """Md5 of each text as 32 hex digits; null stays null. No security rests on it: it names things."""
+    if texts.null_count() == len(texts):
+        return texts
+    frame = texts.alias("text").to_frame()
+    with duckdb.connect() as database:
+        database.register("frame", frame.to_arrow())
+        return database.sql("SELECT md5(text) AS text FROM frame").pl().to_series().alias(texts.name)
 
 
 def subject_id(patient: pl.Expr) -> pl.Expr:
-    """MEDS subject_id (Int64) of a Patient id or reference.
+    """MEDS subject_id (Int64) of a Patient id or of a reference to a Patient; null stays null.
 
-    It is the number at the end of the id where there is one, so that hospital's own numbers stay
-    recognisable; otherwise a hash with bit 62 set, far above such numbers.
+    It is the number at the end of the id where the id is a number, or a word, a dot and a number: so a
+    hospital's own numbers stay recognisable. Otherwise it is a hash with bit 62 set, far above such numbers.
 
-    >>> frame = pl.DataFrame({"r": ["Patient/mimic-iv-patients.10000032", "Patient/abc", None]})
+    >>> frame = pl.DataFrame({"r": ["Patient/mimic-iv-patients.10000032", "10000032", "Patient/abc", None]})
     >>> frame.select(subject_id(pl.col("r")))["r"].to_list()
-    [10000032, 5366262162158249740, None]
+    [10000032, 10000032, 6875661989882866474, None]
     """
-    number = patient.str.extract(_SUBJECT, 1).cast(pl.Int64, strict=False)
-    hashed = (
-        pl.when(number.is_null())
-        .then(patient.str.split("/").list.last())
-        .map_batches(_hashed, return_dtype=pl.Int64, is_elementwise=True)
-    )
-    return pl.coalesce(number, hashed)
+    logical_id = patient.str.extract(_LAST_PART, 1)
+    number = logical_id.str.extract(_NUMBERED, 1).cast(pl.Int64)
+    rest = pl.when(number.is_null()).then(logical_id)
+    return pl.coalesce(number, rest.map_batches(_hashed, return_dtype=pl.Int64, is_elementwise=True))
 
 
 def _hashed(texts: pl.Series) -> pl.Series:
-    known = texts.drop_nulls().unique(maintain_order=True)
+    """Stable hash of each text, between 2**62 and 2**63; null stays null."""
+    known = texts.drop_nulls().unique()
     if known.is_empty():
-        return pl.Series(texts.name, [None], dtype=pl.Int64).new_from_index(0, len(texts))
-    bits = (stable_hash(known) >> np.uint64(2)) | np.uint64(1 << 62)
-    return texts.replace_strict(known, pl.Series(bits.astype(np.int64)), default=None, return_dtype=pl.Int64)
+        return pl.repeat(None, len(texts), dtype=pl.Int64, eager=True).alias(texts.name)
+    bits = ((stable_hash(known) & (_BIT_62 - np.uint64(1))) | _BIT_62).astype(np.int64)
+    return texts.replace_strict(known, pl.Series(bits), default=None, return_dtype=pl.Int64)

@@ -36,7 +36,7 @@ class ModelConfig:
     pools: int = 4  # learned time-weighted means of the past that each prediction reads
     dropout: float = 0.1  # of each residual branch and of the head
     event_dropout: float = 0.1  # probability that training hides an event's code
-    attention: str = "reference"  # see attention.BACKENDS
+    attention: str = "blockwise"  # see attention.BACKENDS
     block: int = 128  # tile of the blockwise backend
     dtype: str = "float32"  # of activations: float32, or bfloat16 on an accelerator; parameters stay float32
 

@@ -22,8 +22,9 @@ _AGE_WAVES = 8
 class EventEmbedding(nnx.Module):
     """Embeds the events of a batch; padding gives exact zeros.
 
-    A value speaks three ways: its quantile bin (any shape of effect, shared by all codes), a curve of the
-    normalised value (shared), and a slope of its own code (creatinine up is bad, haemoglobin up is good).
+    A value speaks four ways: its quantile bin (any shape of effect, shared by all codes), a curve of the
+    normalised value (shared), a slope of its own code (creatinine up is bad, haemoglobin up is good), and a slope
+    of its change since the event of the same code before it.
     """
 
     def __init__(self, inputs: Inputs, dim: int, rngs: nnx.Rngs) -> None:
@@ -32,19 +33,23 @@ class EventEmbedding(nnx.Module):
 
         self.code = table(inputs.codes)
         self.slope = table(inputs.codes)
+        self.change = table(inputs.codes)
         self.bin = table(inputs.bins + 1)
         self.unit = table(inputs.units)
         self.modality = table(inputs.modalities)
-        self.curve = table(4)
+        self.curve = table(8)
         self.when = table(5 + 2 * _AGE_WAVES)
 
     def __call__(self, batch: Batch) -> Array:
         """[B, T] fields of a loader's batch -> [B, T, dim] float32."""
         value, known = finite(batch["value"])
-        curve = jnp.stack([known, value, value * value, jnp.tanh(3 * value)], axis=-1)
+        again, change = repeats(batch)
+        shape = [known, value, value * value, jnp.tanh(3 * value), change, jnp.tanh(3 * change)]
+        curve = jnp.concatenate([jnp.stack(shape, axis=-1), again], axis=-1)
         event = (
             self.code[batch["code"]]
             + self.slope[batch["code"]] * value[..., None]
+            + self.change[batch["code"]] * change[..., None]
             + self.bin[batch["bin"]]
             + self.unit[batch["unit"]]
             + self.modality[batch["modality"]]
@@ -52,6 +57,19 @@ class EventEmbedding(nnx.Module):
             + time_features(batch) @ self.when[...]
         )
         return event * (batch["segment"] > 0)[..., None]
+
+
+def repeats(batch: Batch) -> tuple[Array, Array]:
+    """What the event of the same code before this one tells.
+
+    Returns (has one, log time since) [B, T, 2] float32 and the change of value [B, T] float32 (0 = unknown).
+    """
+    has = batch["before"] >= 0
+    before = jnp.maximum(batch["before"], 0)
+    hours = (batch["time"] - jnp.take_along_axis(batch["time"], before, axis=1)) * _HOURS
+    since = jnp.where(has, jnp.log1p(jnp.maximum(hours, 0)) / 4, 0)
+    change, known = finite(batch["value"] - jnp.take_along_axis(batch["value"], before, axis=1))
+    return jnp.stack([has.astype(jnp.float32), since], axis=-1), change * known * has
 
 
 def time_features(batch: Batch) -> Array:

@@ -21,7 +21,7 @@ class LabelReader(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         self.query_dp = nnx.Param(jnp.zeros((config.dim, config.pools)))
-        self.decay_p = nnx.Param(jnp.arange(config.pools) * 0.5)
+        self.decay_p = nnx.Param(jnp.arange(config.pools) % max(config.pools // 2, 1) * 0.5)
         self.mix = weight(rngs, config.pools + 1, config.dim, config.dim, fan_in=config.dim * (config.pools + 1))
         self.when = weight(rngs, 3, config.dim, fan_in=3, gain=0.1)
         self.norm = RMSNorm(config.dim)
@@ -42,10 +42,13 @@ class LabelReader(nnx.Module):
         mine = jnp.take_along_axis(segment, at, axis=1)
         index = jnp.arange(segment.shape[1])
         visible = (segment[:, None] == mine[..., None]) & (index <= at[..., None]) & (mine > 0)[..., None]
+        latest = visible & (batch["after"][:, None] > at[..., None])
         elapsed = jnp.log1p(jnp.maximum(batch["label_time"][..., None] - batch["time"][:, None], 0) * _HOURS)
         liked = jnp.einsum("btd,dp->bpt", hidden, self.query_dp[...])
         scores = liked[:, :, None] - self.decay_p[:, None, None] * elapsed[:, None]
-        weights = jax.nn.softmax(jnp.where(visible[:, None], scores, -1e30), axis=-1)
+        half = scores.shape[1] // 2
+        allowed = jnp.stack([visible] * (scores.shape[1] - half) + [latest] * half, axis=1)
+        weights = jax.nn.softmax(jnp.where(allowed, scores, -1e30), axis=-1)
         return jnp.einsum("bpkt,btd->bkpd", weights, hidden)
 
 

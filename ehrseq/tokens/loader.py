@@ -47,7 +47,8 @@ class Loader:
 
     A batch holds, per position [B, T]: `code` `bin` `unit` `modality` `segment` `position` (in the segment)
     int32; `value` float32 (NaN = none); `time` float32, days since the segment's first event that is not static
-    (0 before); `age` float32, days since birth (NaN = unknown). Per label [B, K]: `label_at` int32 (position in
+    (0 before); `age` float32, days since birth (NaN = unknown); `before` and `after` int32, the positions in the
+    row of the segment's event of the same code before and after this one (-1 and at least T: none). Per label [B, K]: `label_at` int32 (position in
     the row), `label_task` int32, `label_value` `label_weight` float32 (0 = no label here), `label_time` float32
     (days, as `time`, of the prediction), `label_row` int32 (row in the examples, -1 = none).
 
@@ -148,6 +149,9 @@ class Loader:
         batch["age"] = put(age, np.float32, np.nan)
         batch["segment"] = put(np.repeat(segment, lengths), np.int32)
         batch["position"] = put(np.arange(len(source)) - np.repeat(starts, lengths), np.int32)
+        segment_of = np.repeat(np.arange(len(window)), lengths)
+        before, after = _same_code(segment_of, self._field["code"][source], place % self._row_length)
+        batch["before"], batch["after"] = put(before, np.int32, -1), put(after, np.int32, self._row_length)
         return batch, anchor
 
     def _labels(self, window: Ints, local_row: Ints, column: Ints, anchor: Ints) -> Batch:
@@ -175,3 +179,19 @@ class Loader:
             "label_time": put(np.maximum(asked, 0) / _US_PER_DAY, np.float32),
             "label_row": put(label, np.int32, -1),
         }
+
+
+def _same_code(segment: Ints, code: NDArray[Any], column: Ints) -> tuple[Ints, Ints]:
+    """Columns of the previous and the next event with the same segment and code; all arguments [n].
+
+    >>> before, after = _same_code(np.array([0, 0, 0]), np.array([7, 8, 7]), np.array([0, 1, 2]))
+    >>> before.tolist(), after.tolist()
+    ([-1, -1, 0], [2, 1073741824, 1073741824])
+    """
+    key = segment.astype(np.int64) << 32 | code.astype(np.int64)
+    order = np.argsort(key, kind="stable")
+    same = key[order[1:]] == key[order[:-1]]
+    earlier, later = order[:-1][same], order[1:][same]
+    before, after = np.full(len(key), -1), np.full(len(key), 1 << 30)
+    before[later], after[earlier] = column[earlier], column[later]
+    return before, after

@@ -16,8 +16,8 @@ class TrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     context: int = 256  # tokens a prediction may look back on
-    row_length: int = 512  # tokens of a packed row, >= context
-    batch_rows: int = 8  # rows of a batch, over all hosts
+    row_length: int = 256  # tokens of a packed row, >= context
+    batch_rows: int = 4  # rows of a batch, over all hosts
     epochs: int = 6  # at most; the cosine ends here
     patience: int = 2  # epochs without a better tuning score before stopping
     select: str = "loss"  # which tuning score picks the epoch: loss (mean over labels) or auroc (mean over tasks)

@@ -50,9 +50,9 @@ def test_the_one_newton_step_is_close_to_the_full_refit() -> None:
     found = Panel(y, p).measure(weights)
     slopes = [metrics.calibration_slope(y, p, row) for row in weights]
     intercepts = [metrics.calibration_intercept(y, p, row) for row in weights]
-    # the slope itself varies by about 0.03 between resamples: a tenth of that cannot be seen
-    assert found["calibration_slope"] == pytest.approx(slopes, abs=0.003)
-    assert found["calibration_intercept"] == pytest.approx(intercepts, abs=0.003)
+    # both vary by about 0.03 to 0.05 between resamples: a tenth of that cannot be seen
+    assert np.abs(found["calibration_slope"] - slopes).mean() < 0.003
+    assert np.abs(found["calibration_intercept"] - intercepts).mean() < 0.003
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:

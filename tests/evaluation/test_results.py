@@ -97,9 +97,7 @@ def test_rows_that_cannot_be_compared_are_refused(invented: Any) -> None:
         evaluate(lacking)
     with pytest.raises(SchemaError, match="share subject, time and model"):
         evaluate(pl.concat([p, p.head(3).with_columns(probability=pl.lit(0.5))]))
-    flipped = p.with_columns(
-        label=pl.when(pl.col("model") == "logistic").then(~pl.col("label")).otherwise("label")
-    )
+    other = pl.when(pl.col("model") == "logistic").then(~pl.col("label")).otherwise("label")
     with pytest.raises(SchemaError, match="disagree"):
         evaluate(p.with_columns(label=other))
     with pytest.raises(SchemaError, match="probability"):
@@ -114,8 +112,8 @@ def test_what_is_left_out_is_noted(invented: Any) -> None:
     p, truth = invented.predictions, invented.truth
     early = pl.col("subject_id") < 10_000_100
     unknown = p.with_columns(label=pl.when(early).then(None).otherwise("label"))
-    found = assess(pl.concat([unknown, unknown.tail(5)]), truth=truth.filter(pl.col("subject_id") > 10_000_200),
-                   replicates=10)  # fmt: skip
+    part = truth.filter(pl.col("subject_id") > 10_000_200)
+    found = assess(pl.concat([unknown, unknown.tail(5)]), truth=part, replicates=10)
     assert any("no known outcome" in note for note in found.notes)
     assert any("exact repeats" in note for note in found.notes)
     assert any("true risk is unknown" in note for note in found.notes)

@@ -1,0 +1,1 @@
+"""The whole way in one call (`pipeline`), its last stages (`fitting`, `reporting`), and looking at what was made."""

@@ -1,0 +1,95 @@
+"""The stages `model` and `predictions`: train on the token store, then predict the held-out patients.
+
+The model is a dataset like any other: made once from the same tokens, labels and configuration. A training that
+was stopped goes on from its last checkpoint, which is kept beside the dataset until the dataset is there.
+"""
+
+import shutil
+from pathlib import Path
+
+import polars as pl
+
+from ehrseq.core.dataset import Build, Result, input_of
+from ehrseq.core.manifest import Account
+from ehrseq.core.progress import log
+from ehrseq.evaluation.schema import Prediction
+from ehrseq.training.config import TrainConfig
+
+MODEL = "transformer"
+
+
+def train_model(tokens: Path, examples: Path, out: Path, config: TrainConfig) -> Result:
+    """Train one model on all tasks of the examples; a folder for `ehrseq.training.predict`.
+
+    Raises: ModelError if a split has no labels; InterruptedRunError after SIGTERM (run again to go on).
+    """
+    inputs = [input_of("tokens", tokens), input_of("examples", examples)]
+    with Build(out, kind="model", config=config.to_dict(), inputs=inputs) as build:
+        if not build.unchanged:
+            from ehrseq.training.loop import train
+
+            work = out.with_name(f".{out.name}.training-{build.fingerprint[:12]}")
+            for stale in out.parent.glob(f".{out.name}.training-*"):
+                if stale != work:
+                    shutil.rmtree(stale)
+            train(config, tokens, examples, work)
+            shutil.copytree(work / "model", build.folder / "model")
+            shutil.copy2(work / "history.json", build.folder / "history.json")
+            for path in sorted(build.folder.rglob("*")):
+                if path.is_file():
+                    build.enter(path.relative_to(build.folder).as_posix(), rows=1)
+            build.made("models", 1)
+    for work in out.parent.glob(f".{out.name}.training-*"):
+        shutil.rmtree(work)
+    return build.result
+
+
+def predict_held_out(tokens: Path, examples: Path, model: Path, out: Path, *, seed: int = 0) -> Result:
+    """Predictions of the model and of both baselines for every held-out label.
+
+    The baselines are fitted on the training split and chosen on the tuning split, as the model was.
+    """
+    inputs = [input_of("tokens", tokens), input_of("examples", examples), input_of("model", model)]
+    with Build(out, kind="predictions", config={"split": "held_out", "seed": seed}, inputs=inputs) as build:
+        if not build.unchanged:
+            frames = [_of_model(tokens, examples, model), *_of_baselines(tokens, examples, seed)]
+            together = pl.concat(frames)
+            Prediction.check(together)
+            build.write("held_out.parquet", together)
+            rows = frames[0].height
+            build.account("held-out labels", Account(rows, rows, made={"prediction": together.height}))
+            build.made("predictions", together.height)
+    return build.result
+
+
+def _of_model(tokens: Path, examples: Path, model: Path) -> pl.DataFrame:
+    from ehrseq.tokens.packing import Examples
+    from ehrseq.tokens.store import TokenStore
+    from ehrseq.training.predict import predict
+
+    found = predict(model / "model", TokenStore.open(tokens), Examples.load(examples), split="held_out")
+    return _frame(dict(found), MODEL)
+
+
+def _of_baselines(tokens: Path, examples: Path, seed: int) -> list[pl.DataFrame]:
+    from ehrseq.models.baselines import fit_baselines
+    from ehrseq.tokens.packing import Examples
+    from ehrseq.tokens.store import TokenStore
+
+    frames = []
+    for name, found in fit_baselines(TokenStore.open(tokens), Examples.load(examples), seed=seed).items():
+        log("baseline", name=name)
+        frames.append(_frame(dict(found), name))
+    return frames
+
+
+def _frame(columns: dict[str, object], model: str) -> pl.DataFrame:
+    frame = pl.DataFrame(columns)
+    return frame.select(
+        pl.col("subject_id").cast(pl.Int64),
+        pl.col("prediction_time").cast(pl.Datetime("us")),
+        pl.col("task").cast(pl.String),
+        pl.col("probability").cast(pl.Float64),
+        pl.col("label").fill_nan(None).cast(pl.Boolean),
+        model=pl.lit(model),
+    )

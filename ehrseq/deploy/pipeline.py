@@ -1,0 +1,168 @@
+"""`ehrseq run` and `ehrseq demo`: every stage in its own folder, then a report.
+
+Each stage is a dataset of its own, so a second run does only what has changed, and a stopped one goes on.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.text import Text
+
+from ehrseq.core.dataset import Result
+from ehrseq.core.errors import TaskError
+from ehrseq.core.manifest import Account
+from ehrseq.core.measure import Meter
+from ehrseq.core.progress import log
+from ehrseq.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made: its folder, every stage's result, the evaluation's results and verdicts, the cost."""
+
+    out: Path
+    stages: dict[str, Result]
+    evaluation: dict[str, Any]
+    skipped: dict[str, str]
+    cost: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return self.out / "report" / "report.html"
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether no stage had anything to do."""
+        return all(stage.status == "unchanged" for stage in self.stages.values())
+
+    def summary(self) -> dict[str, Any]:
+        """For `--json`: DESIGN section 12."""
+        manifest = self.stages["fhir"].manifest
+        return {
+            "status": "unchanged" if self.unchanged else "made",
+            "out": str(self.out),
+            "rows": manifest.rows,
+            "made": manifest.made,
+            **self.cost,
+            **{name: str(self.stages[name].out) for name in ("fhir", "timeline", "tokens", "model")},
+            "stages": {name: {"status": stage.status, **_cost(stage)} for name, stage in self.stages.items()},
+            "report": str(self.report),
+            "results": self.evaluation["results"],
+            "verdicts": self.evaluation["verdicts"],
+            "skipped_tasks": self.skipped,
+        }
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The books, what each stage cost, the table of results, the verdicts, the report's path."""
+        from ehrseq.console import accounting_table
+        from ehrseq.evaluation.console import results_table
+        from ehrseq.evaluation.evidence import Result as Metric
+
+        books: dict[str, Account] = self.stages["fhir"].manifest.sources
+        parts: list[Any] = [accounting_table(books), Text()]
+        parts += [_stage_line(name, stage) for name, stage in self.stages.items()]
+        parts += [Text(), results_table([Metric(**result) for result in self.evaluation["results"]])]
+        parts += [Text(f"• {verdict}") for verdict in self.evaluation["verdicts"]]
+        parts += [Text(f"• {task}: left out: {why}", style="yellow") for task, why in self.skipped.items()]
+        seconds, peak = self.cost["seconds"], self.cost["peak_rss_bytes"] / 2**30
+        parts += [Text(), Text.assemble(f"{seconds:.0f} s, {peak:.1f} GiB. Report: ", (str(self.report), "bold"))]
+        yield Group(*parts)
+
+
+def _cost(stage: Result) -> dict[str, Any]:
+    return {key: stage.run.get(key) for key in ("seconds", "cpu_seconds", "peak_rss_bytes")}
+
+
+def _stage_line(name: str, stage: Result) -> Text:
+    made = ", ".join(f"{count:,} {what}" for what, count in stage.manifest.made.items())
+    cost = "unchanged" if stage.status == "unchanged" else f"{stage.run['seconds']:.1f} s"
+    return Text.assemble((f"{name:<28}", "bold"), f"{cost:>10}  ", (made, "dim"))
+
+
+def run(
+    source: str | Path,
+    data: Path,
+    out: Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    validate: str = "sample",
+    max_reject_fraction: float = 0.05,
+    seed: int = 0,
+    workers: int = 1,
+    config: TrainConfig | None = None,
+    title: str | None = None,
+    command: str | None = None,
+) -> Outcome:
+    """Map, serialize, tokenize, label, train, predict and judge; one folder for each stage below `out`.
+
+    A task whose labels are all the same in these data is left out, with the reason. If `data` holds
+    `truth.parquet`, as a generated hospital does, the report shows what was attainable.
+    """
+    import ehrseq
+    from ehrseq.deploy.fitting import predict_held_out, train_model
+    from ehrseq.deploy.reporting import write_evaluation
+    from ehrseq.tasks.definition import shipped_tasks
+    from ehrseq.tokens.examples import make_examples
+
+    meter, out, data = Meter(), Path(out), Path(data)
+    config = config or TrainConfig(seed=seed)
+    stages: dict[str, Result] = {}
+
+    def done(name: str, result: Result) -> Path:
+        stages[name] = result
+        log("stage", name=name, status=result.status, **_cost(result))
+        return result.out
+
+    fhir = done(
+        "fhir",
+        ehrseq.map(source, data, out / "fhir", validate=validate, workers=workers,
+                   max_reject_fraction=max_reject_fraction),
+    )  # fmt: skip
+    timeline = done("timeline", ehrseq.timeline(fhir, out / "timeline", workers=workers))
+    tokens = done("tokens", ehrseq.tokenize(timeline, out / "tokens", workers=workers))
+    labels, skipped = [], {}
+    for task in tasks or shipped_tasks():
+        try:
+            labels.append(
+                done(f"labels/{Path(task).stem}", ehrseq.label(task, timeline, out / "labels" / Path(task).stem))
+            )
+        except TaskError as error:
+            if not getattr(error, "degenerate", False):
+                raise
+            skipped[str(task)] = str(error)
+    if not labels:
+        raise TaskError(f"{timeline}: no task has labels of both kinds: " + "; ".join(skipped.values()))
+    examples = done("examples", make_examples(tokens, labels, out / "examples"))
+    model = done("model", train_model(tokens, examples, out / "model", config))
+    predictions = done("predictions", predict_held_out(tokens, examples, model, out / "predictions", seed=seed))
+    truth = data / "truth.parquet"
+    done(
+        "report",
+        write_evaluation(
+            out / "report",
+            title=title or f"{stages['fhir'].manifest.config['source']}: {data.name}",
+            predictions=predictions, fhir=fhir, timeline=timeline, tokens=tokens, labels=labels, model=model,
+            config=config, truth=truth if truth.is_file() else None,
+            command=command or f"ehrseq run {source} {data} --out {out}", seed=seed,
+        ),
+    )  # fmt: skip
+    evaluation = json.loads((out / "report" / "results.json").read_text())
+    return Outcome(out, stages, evaluation, skipped, meter.read())
+
+
+def demo(out: Path = Path("ehrseq-demo"), *, patients: int = 2000, seed: int = 0, workers: int = 1) -> Outcome:
+    """Generate a hospital below `out/hospital` and run the whole way on it."""
+    from ehrseq.deploy.generated import hospital
+
+    meter, out = Meter(), Path(out)
+    data = hospital(out / "hospital", patients=patients, seed=seed)
+    outcome = run(
+        "mimic_iv", data, out, seed=seed, workers=workers,
+        title=f"Generated hospital, {patients:,} patients", command=f"ehrseq demo --patients {patients} --seed {seed}",
+    )  # fmt: skip
+    return Outcome(outcome.out, outcome.stages, outcome.evaluation, outcome.skipped, meter.read())

@@ -1,0 +1,120 @@
+"""The stage `report`: judge the predictions, and write one page for people and one file for programs."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ehrseq.core.dataset import Build, Input, Result, input_of, versions
+from ehrseq.core.files import sha256_file, write_json
+from ehrseq.core.manifest import read_manifest
+from ehrseq.training.config import TrainConfig
+
+
+def write_evaluation(
+    out: Path,
+    *,
+    title: str,
+    predictions: Path,
+    fhir: Path,
+    timeline: Path,
+    tokens: Path,
+    labels: Sequence[Path],
+    model: Path,
+    config: TrainConfig,
+    truth: Path | None = None,
+    command: str = "",
+    seed: int = 0,
+) -> Result:
+    """Judge `predictions` with intervals and write `report.html` and `results.json`.
+
+    `truth` (a Parquet file of true risks) marks the data as synthetic.
+    """
+    inputs = [input_of("predictions", predictions)]
+    if truth is not None:
+        inputs.append(Input("truth", sha256_file(truth)))
+    settings = {"title": title, "command": command, "seed": seed}
+    with Build(out, kind="report", config=settings, inputs=inputs) as build:
+        if not build.unchanged:
+            from ehrseq.evaluation.report import ReportData, lineage_of, write_report
+            from ehrseq.evaluation.results import assess
+
+            risks = pl.read_parquet(truth) if truth is not None else None
+            found = assess(
+                pl.read_parquet(predictions / "held_out.parquet"), truth=risks, seed=seed, one_outcome="note"
+            )
+            data = ReportData(
+                title=title,
+                evaluation=found,
+                synthetic=truth is not None,
+                command=command,
+                cohort=_cohort(labels, timeline),
+                flow=_flow(fhir, timeline, tokens, labels),
+                accounts=read_manifest(fhir).sources,
+                lineage=lineage_of([fhir, timeline, tokens, *labels, model, predictions]),
+                versions=versions(),
+                model_config=config.to_dict(),
+                history=_history(model),
+            )
+            write_report(build.path("report.html"), data)
+            write_json(
+                build.path("results.json"),
+                {
+                    "results": [result.to_json() for result in found.results],
+                    "differences": [difference.to_json() for difference in found.differences],
+                    "verdicts": _verdicts(found),
+                    "notes": found.notes,
+                },
+            )
+            build.enter("report.html", rows=1)
+            build.enter("results.json", rows=len(found.results))
+            build.made("results", len(found.results))
+    return build.result
+
+
+def _verdicts(found: Any) -> list[str]:
+    from ehrseq.evaluation.verdict import verdicts
+
+    return [str(verdict.text) for verdict in verdicts(found)]
+
+
+def _cohort(labels: Iterable[Path], timeline: Path) -> list[Any]:
+    from ehrseq.evaluation.report import cohort_of
+
+    splits = pl.read_parquet(timeline / "metadata/subject_splits.parquet")
+    rows = []
+    for folder in labels:
+        table = pl.read_parquet(folder / "data/*.parquet")
+        rows += cohort_of(folder.name, table, splits)
+    return rows
+
+
+def _flow(fhir: Path, timeline: Path, tokens: Path, labels: Iterable[Path]) -> list[Any]:
+    from ehrseq.evaluation.report import FlowStep
+
+    labelled = sum(sum(shard.rows for shard in read_manifest(folder).shards) for folder in labels)
+    return [
+        FlowStep("source rows", read_manifest(fhir).rows["in"]),
+        FlowStep("FHIR resources", sum(read_manifest(fhir).made.values())),
+        FlowStep("events", sum(s.rows for s in read_manifest(timeline).shards if s.path.startswith("data/"))),
+        FlowStep("tokens", int(read_manifest(tokens).notes["store"]["tokens"])),
+        FlowStep("labels", labelled),
+    ]
+
+
+def _history(model: Path) -> list[dict[str, float]]:
+    """Training history as rows with `step` and one column a number."""
+    import json
+
+    rows = []
+    for entry in json.loads((model / "history.json").read_text()):
+        row: dict[str, float] = {"step": entry["epoch"] + 1}
+        losses = [value for value in entry["train_loss"].values() if value is not None]
+        if losses:
+            row["train_loss"] = sum(losses) / len(losses)
+        for name in ("loss", "auroc"):
+            if (value := entry["tuning"]["all"].get(name)) is not None:
+                row[f"tuning_{name}"] = value
+        rows.append(row)
+    return rows
