@@ -74,7 +74,7 @@ def _result(console: Console, verb: str, result: Result) -> None:
 def accounting_table(books: Mapping[str, Account]) -> Table:
     """Rows in = used + rejected + filtered, one line a table, with reasons."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("table")
+    table.add_column("table", no_wrap=True)
     for name in ("rows in", "used", "rejected", "filtered"):
         table.add_column(name, justify="right")
     table.add_column("made / reasons", overflow="fold")
@@ -84,7 +84,7 @@ def accounting_table(books: Mapping[str, Account]) -> Table:
         rejected = Text(f"{account.rejected:,}", style="yellow" if account.rejected else "")
         table.add_row(
             name, f"{account.rows_in:,}", f"{account.used:,}", rejected, f"{account.filtered:,}",
-            Text.assemble(made, "  " if made and reasons else "", (reasons, "dim")),
+            Text.assemble(made, "\n" if made and reasons else "", (reasons, "dim")),
         )  # fmt: skip
     return table
 

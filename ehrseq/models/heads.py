@@ -49,6 +49,7 @@ class LabelReader(nnx.Module):
         half = scores.shape[1] // 2
         allowed = jnp.stack([visible] * (scores.shape[1] - half) + [latest] * half, axis=1)
         weights = jax.nn.softmax(jnp.where(allowed, scores, -1e30), axis=-1)
+        weights = weights * jax.lax.rsqrt(jnp.sum(weights * weights, -1, keepdims=True))
         return jnp.einsum("bpkt,btd->bkpd", weights, hidden)
 
 
