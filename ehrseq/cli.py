@@ -32,16 +32,22 @@ app.add_typer(mappings, name="mappings")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, last line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write. Replaced in one step, or not at all.")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder to write. Replaced in one step, or not at all.")
+]
 Workers = Annotated[int, typer.Option(help="Processes. The result does not depend on it.")]
 Force = Annotated[bool, typer.Option("--force", help="Do the work again even if nothing changed.")]
-Source = Annotated[str, typer.Argument(help="A shipped source (see `mappings list`) or a folder of mappings.")]
-Validate = Annotated[str, typer.Option(help="sample, full or none: how many resources also pass fhir.resources.R4B.")]
+Source = Annotated[
+    str, typer.Argument(help="A shipped source (see `mappings list`) or a folder of mappings.")
+]
+Validate = Annotated[
+    str, typer.Option(help="sample, full or none: how many resources also pass fhir.resources.R4B.")
+]
 Rejects = Annotated[float, typer.Option(help="Fail (exit 3) when a larger fraction of the rows is rejected.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
-class Terminated(EhrseqError):
+class TerminatedError(EhrseqError):
     """The process was asked to stop (SIGTERM)."""
 
     exit_code = ExitCode.TEMPORARY
@@ -55,7 +61,7 @@ def main() -> NoReturn:
 
 
 def _terminate(_: int, __: FrameType | None) -> None:
-    raise Terminated("Stopped by SIGTERM. Nothing is half written; run the same command again to go on.")
+    raise TerminatedError("Stopped by SIGTERM. Nothing is half written; run the same command again to go on.")
 
 
 def _do(verb: str, as_json: bool, quiet: bool, work: Callable[[], Any]) -> None:
@@ -118,7 +124,9 @@ def run(
     source: Source,
     data: Annotated[Path, typer.Argument(help="Folder of the source's tables.")],
     out: Out,
-    task: Annotated[list[str] | None, typer.Option(help="Task; may be given again. Default: all shipped.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Task; may be given again. Default: all shipped.")
+    ] = None,
     validate: Validate = "sample",
     max_reject_fraction: Rejects = 0.05,
     seed: Seed = 0,
@@ -157,7 +165,13 @@ def map_(
         import ehrseq
 
         return ehrseq.map(
-            source, data, out, validate=validate, workers=workers, max_reject_fraction=max_reject_fraction, force=force
+            source,
+            data,
+            out,
+            validate=validate,
+            workers=workers,
+            max_reject_fraction=max_reject_fraction,
+            force=force,
         )
 
     _do("map", as_json, quiet, work)
@@ -167,7 +181,9 @@ def map_(
 def timeline(
     fhir: Annotated[Path, typer.Argument(help="A FHIR store.")],
     out: Out,
-    views: Annotated[Path | None, typer.Option(help="Folder of ViewDefinitions that replace or add to ours.")] = None,
+    views: Annotated[
+        Path | None, typer.Option(help="Folder of ViewDefinitions that replace or add to ours.")
+    ] = None,
     workers: Workers = 1,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -221,9 +237,13 @@ def label(
 
 @app.command()
 def show(
-    data: Annotated[Path, typer.Argument(help="A dataset: FHIR store, timeline, token store, or the folder of a run.")],
+    data: Annotated[
+        Path, typer.Argument(help="A dataset: FHIR store, timeline, token store, or the folder of a run.")
+    ],
     subject: Annotated[int | None, typer.Option(help="Subject; default: the first.")] = None,
-    token: Annotated[int | None, typer.Option(help="Trace this token of the subject to its source row.")] = None,
+    token: Annotated[
+        int | None, typer.Option(help="Trace this token of the subject to its source row.")
+    ] = None,
     rows: Annotated[int, typer.Option(help="Lines to print.")] = 40,
 ) -> None:
     """Show a dataset, a patient's timeline, or where a token came from."""

@@ -65,7 +65,9 @@ def _result(console: Console, verb: str, result: Result) -> None:
     cost = f"{result.run['seconds']:.1f} s, {result.run['peak_rss_bytes'] / 2**30:.2f} GiB"
     console.print(f"[bold]{result.out}[/]  {verb}: {made or 'done'} ({cost})")
     if unmapped := manifest.notes.get("unmapped"):
-        words = ", ".join(f"{name} {item['values']} values in {item['rows']:,} rows" for name, item in unmapped.items())
+        words = ", ".join(
+            f"{name} {item['values']} values in {item['rows']:,} rows" for name, item in unmapped.items()
+        )
         console.print(f"[yellow]not in their ConceptMap:[/] {words} (see unmapped/unmapped.parquet)")
     if manifest.rows.get("rejected"):
         console.print(f"[yellow]rejected rows with reasons:[/] {result.out}/rejects/*.parquet")
@@ -95,7 +97,9 @@ def _mappings(console: Console, outcome: Any) -> None:
 
     match outcome:
         case Listing(rows=rows):
-            table = Table("source", "mapping", "table", "resource", box=None, pad_edge=False, header_style="bold")
+            table = Table(
+                "source", "mapping", "table", "resource", box=None, pad_edge=False, header_style="bold"
+            )
             for source, _, mapping, name, resource in rows:
                 table.add_row(source, mapping, name, resource)
             console.print(table)
@@ -112,7 +116,9 @@ def _mappings(console: Console, outcome: Any) -> None:
             for case in outcome.failed:
                 console.print(Text(f"{case.place}  {case.mapping}: {case.case}"), soft_wrap=True)
                 console.print(Syntax(case.difference, "diff", background_color="default"))
-            verdict = f"{len(outcome.outcomes) - len(outcome.failed)} cases passed, {len(outcome.failed)} failed"
+            verdict = (
+                f"{len(outcome.outcomes) - len(outcome.failed)} cases passed, {len(outcome.failed)} failed"
+            )
             console.print(f"{outcome.folder}: {verdict}")
         case [*items] if all(isinstance(item, Shown) for item in items):
             for item in items:

@@ -26,7 +26,14 @@ import polars as pl
 
 import ehrseq
 from ehrseq.core.errors import BusyError, ConfigError, DataQualityError, SchemaError
-from ehrseq.core.files import recover_folder, replace_folder, sha256_file, storage_errors, sync_tree, write_json
+from ehrseq.core.files import (
+    recover_folder,
+    replace_folder,
+    sha256_file,
+    storage_errors,
+    sync_tree,
+    write_json,
+)
 from ehrseq.core.hashing import content_hash
 from ehrseq.core.manifest import Account, Input, Manifest, Shard, read_manifest, read_run, total
 from ehrseq.core.measure import Meter
@@ -93,7 +100,12 @@ class Build:
                 recover_folder(self.out)
                 _refuse_foreign(self.out)
                 previous = self.previous
-                if previous and previous.fingerprint == self.fingerprint and not self.force and _intact(self.out):
+                if (
+                    previous
+                    and previous.fingerprint == self.fingerprint
+                    and not self.force
+                    and _intact(self.out)
+                ):
                     self.unchanged = True
                     self._result = Result(self.out, previous, read_run(self.out), "unchanged")
                 else:
@@ -231,7 +243,9 @@ def verify(folder: Path, kind: str | None = None) -> Manifest:
     for shard in manifest.shards:
         path = folder / shard.path
         if not path.is_file():
-            raise SchemaError(f"{path}: missing, but {folder}/manifest.json lists it. Make the dataset again.")
+            raise SchemaError(
+                f"{path}: missing, but {folder}/manifest.json lists it. Make the dataset again."
+            )
         if sha256_file(path) != shard.sha256:
             raise SchemaError(f"{path}: sha256 differs from the manifest. Make the dataset again.")
     return manifest

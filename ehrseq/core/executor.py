@@ -19,7 +19,9 @@ class WorkerLostError(EhrseqError):
     exit_code = EhrseqError.exit_code.TEMPORARY
 
 
-def run_tasks[A, R](task: Callable[[A], R], arguments: Sequence[A], *, workers: int = 1, what: str = "tasks") -> list[R]:
+def run_tasks[A, R](
+    task: Callable[[A], R], arguments: Sequence[A], *, workers: int = 1, what: str = "tasks"
+) -> list[R]:
     """Run `task` on each argument and return the results in the order of `arguments`.
 
     `workers` = 1 runs here; more start that many spawned processes. Raises what the first failing task

@@ -36,21 +36,23 @@ def load_yaml(path: Path, error: type[EhrseqError] = ConfigError) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as fault:
-        raise error(f"{path}: cannot be read ({type(fault).__name__}). Expected a UTF-8 YAML file.") from fault
+        raise error(
+            f"{path}: cannot be read ({type(fault).__name__}). Expected a UTF-8 YAML file."
+        ) from fault
     return parse_yaml(text, path, error)
 
 
 def parse_yaml(text: str, path: Path, error: type[EhrseqError] = ConfigError) -> Document:
-    """Parse YAML text; `path` only names it in messages.
+    r"""Parse YAML text; `path` only names it in messages.
 
-    >>> document = parse_yaml("a: 1\\nb: [x, y]", Path("m.yaml"))
+    >>> document = parse_yaml("a: 1\nb: [x, y]", Path("m.yaml"))
     >>> document.value, document.at(("b", 1))
     ({'a': 1, 'b': ['x', 'y']}, 'm.yaml:2')
     """
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1
+                line = event.start_mark.line + 1 if event.start_mark else 1
                 raise error(f"{path}:{line}  uses a YAML alias (*name). Write the value out instead.")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         lines: dict[Where, int] = {}
@@ -66,7 +68,9 @@ def parse_yaml(text: str, path: Path, error: type[EhrseqError] = ConfigError) ->
 def _plain(node: Any, where: Where, lines: dict[Where, int], path: Path, error: type[EhrseqError]) -> Any:
     lines[where] = node.start_mark.line + 1
     if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
-        raise error(f"{path}:{lines[where]}  is not valid YAML here: tags such as {node.tag} are not allowed.")
+        raise error(
+            f"{path}:{lines[where]}  is not valid YAML here: tags such as {node.tag} are not allowed."
+        )
     if isinstance(node, yaml.SequenceNode):
         return [_plain(child, (*where, index), lines, path, error) for index, child in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
@@ -76,14 +80,18 @@ def _plain(node: Any, where: Where, lines: dict[Where, int], path: Path, error: 
             if not isinstance(key, str | int) or isinstance(key, bool):
                 key = str(key_node.value)  # `on:` and `null:` are words here, not booleans
             if key in result:
-                raise error(f"{path}:{key_node.start_mark.line + 1}  has `{key}` twice in one place. Keep one.")
+                raise error(
+                    f"{path}:{key_node.start_mark.line + 1}  has `{key}` twice in one place. Keep one."
+                )
             result[key] = _plain(child, (*where, key), lines, path, error)
             lines[(*where, key)] = key_node.start_mark.line + 1
         return result
     return yaml.SafeLoader("").construct_object(node, deep=True)
 
 
-def check_keys(document: Document, where: Where, found: Any, allowed: set[str], error: type[EhrseqError]) -> None:
+def check_keys(
+    document: Document, where: Where, found: Any, allowed: set[str], error: type[EhrseqError]
+) -> None:
     """Raise `error` if `found` is not a mapping or has a key outside `allowed`, naming the closest one."""
     if not isinstance(found, dict):
         raise error(f"{document.at(where)}  expected a mapping with keys {', '.join(sorted(allowed))}.")

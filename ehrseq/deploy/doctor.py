@@ -94,7 +94,9 @@ def _devices() -> Iterator[Finding]:
         return
     grade: Grade = "note" if backend == "cpu" else "ok"
     remedy = "For a GPU: `pip install ehrseq[cuda]`." if backend == "cpu" else ""
-    yield Finding("devices", grade, f"{backend}: {len(jax.devices())} x {found}, {os.cpu_count()} CPU cores", remedy)
+    yield Finding(
+        "devices", grade, f"{backend}: {len(jax.devices())} x {found}, {os.cpu_count()} CPU cores", remedy
+    )
 
 
 def _memory() -> Iterator[Finding]:
@@ -116,7 +118,9 @@ def _disk() -> Iterator[Finding]:
         with tempfile.NamedTemporaryFile(dir=here):
             yield Finding("permissions", "ok", f"{here} can be written")
     except OSError as error:
-        yield Finding("permissions", "note", f"{here} cannot be written ({error.strerror})", "Choose another --out.")
+        yield Finding(
+            "permissions", "note", f"{here} cannot be written ({error.strerror})", "Choose another --out."
+        )
 
 
 def _mappings() -> Iterator[Finding]:

@@ -70,7 +70,10 @@ class Outcome:
         parts += [Text(f"• {verdict}") for verdict in self.evaluation["verdicts"]]
         parts += [Text(f"• {task}: left out: {why}", style="yellow") for task, why in self.skipped.items()]
         seconds, peak = self.cost["seconds"], self.cost["peak_rss_bytes"] / 2**30
-        parts += [Text(), Text.assemble(f"{seconds:.0f} s, {peak:.1f} GiB. Report: ", (str(self.report), "bold"))]
+        parts += [
+            Text(),
+            Text.assemble(f"{seconds:.0f} s, {peak:.1f} GiB. Report: ", (str(self.report), "bold")),
+        ]
         yield Group(*parts)
 
 
@@ -129,7 +132,10 @@ def run(
     for task in tasks or shipped_tasks():
         try:
             labels.append(
-                done(f"labels/{Path(task).stem}", ehrseq.label(task, timeline, out / "labels" / Path(task).stem))
+                done(
+                    f"labels/{Path(task).stem}",
+                    ehrseq.label(task, timeline, out / "labels" / Path(task).stem),
+                )
             )
         except TaskError as error:
             if not getattr(error, "degenerate", False):
@@ -139,7 +145,9 @@ def run(
         raise TaskError(f"{timeline}: no task has labels of both kinds: " + "; ".join(skipped.values()))
     examples = done("examples", make_examples(tokens, labels, out / "examples"))
     model = done("model", train_model(tokens, examples, out / "model", config))
-    predictions = done("predictions", predict_held_out(tokens, examples, model, out / "predictions", seed=seed))
+    predictions = done(
+        "predictions", predict_held_out(tokens, examples, model, out / "predictions", seed=seed)
+    )
     truth = data / "truth.parquet"
     done(
         "report",
@@ -155,7 +163,9 @@ def run(
     return Outcome(out, stages, evaluation, skipped, meter.read())
 
 
-def demo(out: Path = Path("ehrseq-demo"), *, patients: int = 2000, seed: int = 0, workers: int = 1) -> Outcome:
+def demo(
+    out: Path = Path("ehrseq-demo"), *, patients: int = 2000, seed: int = 0, workers: int = 1
+) -> Outcome:
     """Generate a hospital below `out/hospital` and run the whole way on it."""
     from ehrseq.deploy.generated import hospital
 

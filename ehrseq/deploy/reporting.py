@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from ehrseq.core.dataset import Build, Input, Result, input_of, versions
+from ehrseq.core.dataset import Build, Result, input_of, versions
 from ehrseq.core.files import sha256_file, write_json
-from ehrseq.core.manifest import read_manifest
+from ehrseq.core.manifest import Input, read_manifest
 from ehrseq.training.config import TrainConfig
 
 

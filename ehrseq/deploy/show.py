@@ -40,7 +40,9 @@ def show(data: Path, *, subject: int | None = None, token: int | None = None, ro
         return Shown(_patient(data / "timeline", subject, rows))
     manifest = read_manifest(data)
     if token is not None:
-        raise ConfigError(f"{data}: --token needs the folder of a whole run, which holds tokens, timeline and fhir.")
+        raise ConfigError(
+            f"{data}: --token needs the folder of a whole run, which holds tokens, timeline and fhir."
+        )
     match manifest.kind:
         case "timeline":
             return Shown(_patient(data, subject, rows))
@@ -87,8 +89,8 @@ def _patient(timeline: Path, subject: int | None, rows: int) -> list[Any]:
         table.add_row(clock, Text(event["code"]), Text(_value(event)), Text(source))
     left = events.height - min(rows, events.height)
     more = [Text(f"… {left:,} more events (--rows)", style="dim")] if left else []
-    span = events["time"].drop_nulls()
-    over = f", {span.min():%Y-%m-%d} to {span.max():%Y-%m-%d}" if len(span) else ""
+    days = events["time"].drop_nulls().dt.to_string("%Y-%m-%d")
+    over = f", {days[0]} to {days[-1]}" if len(days) else ""
     return [Text(f"Patient {number}: {events.height:,} events{over}", style="bold"), Text(), table, *more]
 
 
@@ -125,12 +127,17 @@ def _tokens(tokens: Path, subject: int | None, rows: int) -> list[Any]:
         table.add_column(name, justify="right" if name not in ("code", "unit") else "left")
     birth = int(store.birth[index])
     for position in range(where.start, min(where.stop, where.start + rows)):
-        code, unit = store.vocabulary["codes"][store.code[position]], store.vocabulary["units"][store.unit[position]]
+        code, unit = (
+            store.vocabulary["codes"][store.code[position]],
+            store.vocabulary["units"][store.unit[position]],
+        )
         age = "" if birth < -(2**62) else f"{(int(store.time[position]) - birth) / 31_556_952e6:.2f} y"
         value = float(store.value[position])
         number = "" if value != value else f"{value:+.2f}"
         level = int(store.bin[position])
-        table.add_row(f"{position - where.start}", age, Text(code), f"{level or ''}", number, Text(unit if unit else ""))
+        table.add_row(
+            f"{position - where.start}", age, Text(code), f"{level or ''}", number, Text(unit if unit else "")
+        )
     count = where.stop - where.start
     return [Text(f"Patient {int(store.subject_id[index])}: {count:,} tokens", style="bold"), Text(), table]
 

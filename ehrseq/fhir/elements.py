@@ -46,10 +46,10 @@ def resource_types() -> tuple[str, ...]:
     >>> "Observation" in resource_types(), "Quantity" in resource_types()
     (True, False)
     """
-    import fhir.resources.R4B as package
+    from fhir.resources import R4B
     from fhir.resources.R4B import fhirtypes
 
-    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    modules = {module.name for module in pkgutil.iter_modules(R4B.__path__)}
     names = [name.removesuffix("Type") for name in vars(fhirtypes) if name.endswith("Type")]
     return tuple(sorted(name for name in names if name.lower() in modules and is_resource(name)))
 

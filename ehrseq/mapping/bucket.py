@@ -4,7 +4,8 @@ A row is used (it made a resource, or was joined), rejected (something is wrong 
 rule left it out). The first of these that is true for any mapping of the row counts.
 """
 
-from collections.abc import Mapping as Map, Sequence
+from collections.abc import Mapping as Map
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -157,7 +158,9 @@ class _State:
             if name not in right_keys
         }
         lefts = [left for left, _ in join.on]
-        return rows.join(lookup.rename(names), left_on=lefts, right_on=list(right_keys), how="left", maintain_order="left")
+        return rows.join(
+            lookup.rename(names), left_on=lefts, right_on=list(right_keys), how="left", maintain_order="left"
+        )
 
     def _keep(
         self, plan: Plan, rows: pl.DataFrame, good: pl.Expr, rule: str, element: str, message: str
@@ -184,7 +187,9 @@ class _State:
         order = [f"~winner{index}" for index in range(len(plan.mapping.winner))]
         best = rows.sort([*order, _INDEX], nulls_last=False).unique("~id", keep="last")[_INDEX]
         losers = rows.filter(~pl.col(_INDEX).is_in(best.implode()))
-        columns = [name for name in self.tables[plan.mapping.table].columns if name not in (_INDEX, "_file", "_row")]
+        columns = [
+            name for name in self.tables[plan.mapping.table].columns if name not in (_INDEX, "_file", "_row")
+        ]
         same = rows.filter(rows.select(columns).is_duplicated())[_INDEX]
         verdicts = self.verdicts[plan.mapping.table]
         verdicts.mark(FILTERED, "duplicate row", losers.filter(pl.col(_INDEX).is_in(same.implode()))[_INDEX])
@@ -202,12 +207,16 @@ class _State:
         if found.is_empty():
             return rows, made
         first = found.unique("index", keep="first", maintain_order=True)
-        for (rule, element, message), part in first.group_by("rule", "element", "message", maintain_order=True):
+        for (rule, element, message), part in first.group_by(
+            "rule", "element", "message", maintain_order=True
+        ):
             self._reject(plan, rows[part["index"]], str(rule), str(element), str(message))
         good = ~pl.int_range(rows.height, eager=True, dtype=pl.UInt32).is_in(first["index"].implode())
         return rows.filter(good), made.filter(good)
 
-    def _resolved(self, plan: Plan, rows: pl.DataFrame, made: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    def _resolved(
+        self, plan: Plan, rows: pl.DataFrame, made: pl.DataFrame
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Reject dangling references, again and again where a mapping refers to itself."""
         name, prefix = plan.mapping.name, f"{plan.mapping.resource}/"
         while True:
@@ -218,7 +227,11 @@ class _State:
                 good = column.is_null() | column.is_in(known.implode())
                 if not good.all():
                     self._reject(
-                        plan, rows.filter(~good), "reference", link.element, f"refers to no resource of {link.target}"
+                        plan,
+                        rows.filter(~good),
+                        "reference",
+                        link.element,
+                        f"refers to no resource of {link.target}",
                     )
                     rows, made = rows.filter(good), made.filter(good)
             if rows.height == before or all(link.target != name for link in plan.links):

@@ -3,9 +3,9 @@
 import difflib
 import io
 import json
-from collections.abc import Iterator, Mapping as Map
+from collections.abc import Iterator
+from collections.abc import Mapping as Map
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -54,11 +54,15 @@ def run_cases(mappings: MappingSet, names: list[str] | None = None) -> list[Outc
 def _run_file(mappings: MappingSet, plan: Plan) -> Iterator[Outcome]:
     path = mappings.folder / "cases" / f"{plan.mapping.name}.yaml"
     if not path.is_file():
-        yield Outcome(plan.mapping.name, "-", str(path), "there is no such file: a mapping has at least one case")
+        yield Outcome(
+            plan.mapping.name, "-", str(path), "there is no such file: a mapping has at least one case"
+        )
         return
     document = load_yaml(path, MappingError)
     if not isinstance(document.value, list) or not document.value:
-        raise MappingError(f"{path}:1  expected a list of cases: [{{case, rows, resources | filtered | rejected}}].")
+        raise MappingError(
+            f"{path}:1  expected a list of cases: [{{case, rows, resources | filtered | rejected}}]."
+        )
     for index, case in enumerate(document.value):
         check_keys(document, (index,), case, _CASE_KEYS, MappingError)
         expected = {key: case.get(key, []) for key in ("resources", FILTERED, REJECTED)}
@@ -85,7 +89,9 @@ def _map_case(
     filtered = [r for outcome, r, hit in mapped.verdicts[plan.mapping.table].final("") for _ in range(hit.sum())
                 if outcome == FILTERED and r]  # fmt: skip
     return {
-        "resources": [item for resource, frame in mapped.resources.items() for item in as_json(frame, resource)],
+        "resources": [
+            item for resource, frame in mapped.resources.items() for item in as_json(frame, resource)
+        ],
         FILTERED: sorted(filtered),
         REJECTED: sorted(join_rejects([unread, mapped.rejects])[Reject.rule].to_list()),
     }
@@ -122,5 +128,7 @@ def _difference(expected: Map[str, Any], found: Map[str, Any]) -> str:
     left = {**expected, FILTERED: sorted(expected[FILTERED]), REJECTED: sorted(expected[REJECTED])}
     if left == found:
         return ""
-    lines = [json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).splitlines() for value in (left, found)]
-    return "\n".join(difflib.unified_diff(*lines, "expected", "made", lineterm="", n=2))
+    old, new = (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) for value in (left, found))
+    return "\n".join(
+        difflib.unified_diff(old.splitlines(), new.splitlines(), "expected", "made", lineterm="", n=2)
+    )

@@ -1,7 +1,7 @@
 """Hold mapping files against FHIR R4B and the declared tables, before a row is read; report every problem at once."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -64,7 +64,9 @@ def find_source(name: str | Path) -> Path:
 def shipped_sources() -> dict[str, Path]:
     """Sources that come with ehrseq: name to folder."""
     package = Path(ehrseq.__file__).parent
-    root = next(path for path in (package / "fhir_mappings", package.parent / "fhir_mappings") if path.is_dir())
+    root = next(
+        path for path in (package / "fhir_mappings", package.parent / "fhir_mappings") if path.is_dir()
+    )
     return {path.name: path for path in sorted(root.iterdir()) if (path / "source.yaml").is_file()}
 
 
@@ -74,7 +76,9 @@ def load_mappings(folder: Path) -> MappingSet:
     mappings, problems = check(folder)
     if problems or mappings is None:
         lines = "\n".join(f"  {problem}" for problem in problems)
-        raise MappingError(f"{folder}: {len(problems)} problem{'s' * (len(problems) != 1)} in the mappings:\n{lines}")
+        raise MappingError(
+            f"{folder}: {len(problems)} problem{'s' * (len(problems) != 1)} in the mappings:\n{lines}"
+        )
     return mappings
 
 
@@ -160,8 +164,8 @@ class _Checker:
         self._object(mapping.template, mapping.resource, "")
         return self.found
 
-    def _say(self, where: Iterable[object], message: str) -> None:
-        self.found.append(Problem(self.mapping.document.at(tuple(where)), message))  # type: ignore[arg-type]
+    def _say(self, where: Iterable[Hashable], message: str) -> None:
+        self.found.append(Problem(self.mapping.document.at(tuple(where)), message))
 
     def _joins(self) -> None:
         tables, table = self.source.tables, self.source.tables[self.mapping.table]
@@ -172,25 +176,34 @@ class _Checker:
                 continue
             right = tables[join.table]
             if table.shared and not right.shared:
-                self._say(join.where, f"{table.name} belongs to no subject, so it cannot join {right.name}, which does.")
+                self._say(
+                    join.where,
+                    f"{table.name} belongs to no subject, so it cannot join {right.name}, which does.",
+                )
             for left, other in join.on:
                 if left not in taken:
                     self._say(join.where, f"no column `{left}` to join on.{closest(left, taken)}")
                 if other not in right.columns:
-                    self._say(join.where, f"{right.name} has no column `{other}`.{closest(other, right.columns)}")
-            new = {join.prefix + name for name in right.columns} - {join.prefix + other for _, other in join.on}
+                    self._say(
+                        join.where, f"{right.name} has no column `{other}`.{closest(other, right.columns)}"
+                    )
+            new = {join.prefix + name for name in right.columns} - {
+                join.prefix + other for _, other in join.on
+            }
             if clash := sorted(new & taken):
                 self._say(join.where, f"column `{clash[0]}` is there already. Give the join a `prefix`.")
             taken |= new
 
-    def _dtype(self, where: Iterable[object], sql: str) -> pl.DataType | None:
+    def _dtype(self, where: Iterable[Hashable], sql: str) -> pl.DataType | None:
         """Dtype of an expression; None after a problem."""
         try:
             expression = pl.sql_expr(sql)
             for name in expression.meta.root_names():
                 if name not in self.schema:
                     hint = closest(name, self.schema.names())
-                    self._say(where, f"unknown column `{name}`.{hint} Text constants are quoted: \"'{name}'\".")
+                    self._say(
+                        where, f"unknown column `{name}`.{hint} Text constants are quoted: \"'{name}'\"."
+                    )
                     return None
             return pl.LazyFrame(schema=self.schema).select(expression.alias("x")).collect_schema()["x"]
         except PolarsError as error:
@@ -256,20 +269,28 @@ class _Checker:
                 if element.type not in ("Quantity", "Age", "Duration", "Distance", "Count", "SimpleQuantity"):
                     self._say(node.where, f"`{path}` is a {element.type}; $quantity makes a Quantity.")
                 if (dtype := dtypes["value"]) is not None and not dtype.is_numeric():
-                    self._say(node.where, f"$quantity value is {dtype}, expected a number. Use TRY_CAST(… AS DOUBLE).")
+                    self._say(
+                        node.where,
+                        f"$quantity value is {dtype}, expected a number. Use TRY_CAST(… AS DOUBLE).",
+                    )
                 for role in ("unit", "comparator", "text"):
                     if dtypes.get(role, pl.String) != pl.String:
                         self._say(node.where, f"$quantity {role} is {dtypes[role]}, expected text.")
             case Concept(map=name):
                 if element.type not in ("code", "Coding", "CodeableConcept"):
-                    self._say(node.where, f"`{path}` is a {element.type}; $concept makes code, Coding, CodeableConcept.")
+                    self._say(
+                        node.where,
+                        f"`{path}` is a {element.type}; $concept makes code, Coding, CodeableConcept.",
+                    )
                 if name not in self.maps:
                     self._say(node.where, f"no conceptmaps/{name}.json.{closest(name, self.maps)}")
             case Base64():
                 if element.type != "base64Binary":
                     self._say(node.where, f"`{path}` is a {element.type}; $base64 makes a base64Binary.")
             case Reference():
-                self._reference(node, element, path, [dtype for dtype in dtypes.values() if dtype is not None])
+                self._reference(
+                    node, element, path, [dtype for dtype in dtypes.values() if dtype is not None]
+                )
 
     def _enum(self, node: Node, element: elements.Element, path: str, value: str) -> None:
         allowed = element.enum or ()
@@ -289,13 +310,19 @@ class _Checker:
 
     def _temporal(self, node: Node, element: elements.Element, path: str, dtype: object) -> None:
         if element.type not in _TEMPORAL:
-            self._say(node.where, f"`{path}` is a {element.type}; $datetime makes a date, dateTime or instant.")
+            self._say(
+                node.where, f"`{path}` is a {element.type}; $datetime makes a date, dateTime or instant."
+            )
         elif not isinstance(dtype, pl.Date | pl.Datetime):
             self._say(node.where, f"$datetime takes a date or datetime; the expression gives {dtype}.")
         elif element.type == "instant" and isinstance(dtype, pl.Date):
-            self._say(node.where, f"`{path}` is an instant, which needs a time of day; the expression gives a date.")
+            self._say(
+                node.where, f"`{path}` is an instant, which needs a time of day; the expression gives a date."
+            )
 
-    def _reference(self, node: Reference, element: elements.Element, path: str, dtypes: list[pl.DataType]) -> None:
+    def _reference(
+        self, node: Reference, element: elements.Element, path: str, dtypes: list[pl.DataType]
+    ) -> None:
         target = self.others.get(node.mapping)
         if element.type != "Reference":
             self._say(node.where, f"`{path}` is a {element.type}, not a Reference.")
@@ -309,13 +336,18 @@ class _Checker:
             )
         elif len(node.keys) != len(target.key):
             self._say(node.where, f"`{node.mapping}` has {len(target.key)} keys, not {len(node.keys)}.")
-        elif target.table in self.source.tables and all(join.table in self.source.tables for join in target.joins):
+        elif target.table in self.source.tables and all(
+            join.table in self.source.tables for join in target.joins
+        ):
             self._reference_keys(node, target, dtypes)
 
     def _reference_keys(self, node: Reference, target: Mapping, dtypes: list[pl.DataType]) -> None:
         tables = self.source.tables
         if tables[self.mapping.table].shared and not tables[target.table].shared:
-            self._say(node.where, f"{self.mapping.table} belongs to no subject, so it cannot refer to {target.name}.")
+            self._say(
+                node.where,
+                f"{self.mapping.table} belongs to no subject, so it cannot refer to {target.name}.",
+            )
         there = pl.LazyFrame(schema=row_schema(self.source, target))
         for index, (dtype, sql) in enumerate(zip(dtypes, target.key, strict=True)):
             try:
@@ -323,7 +355,9 @@ class _Checker:
             except PolarsError:
                 continue  # reported where it stands
             if dtype != expected:
-                self._say(node.where, f"key {index + 1} is {dtype}, but that of `{target.name}` is {expected}.")
+                self._say(
+                    node.where, f"key {index + 1} is {dtype}, but that of `{target.name}` is {expected}."
+                )
 
 
 def _literal_dtype(value: object) -> pl.DataType:
@@ -361,12 +395,16 @@ def _ordered(mappings: list[Mapping]) -> tuple[list[Mapping], list[Problem]]:
     done: list[Mapping] = []
     while waiting:
         names = {m.name for m in done}
-        ready = sorted(name for name, (_, needs) in waiting.items() if needs <= names | (needs - waiting.keys()))
+        ready = sorted(
+            name for name, (_, needs) in waiting.items() if needs <= names | (needs - waiting.keys())
+        )
         if not ready:
             name = min(waiting)
             mapping = waiting[name][0]
             circle = ", ".join(sorted(waiting))
-            return done, [Problem(f"{mapping.document.path}:1", f"mappings refer to each other in a circle: {circle}.")]
+            return done, [
+                Problem(f"{mapping.document.path}:1", f"mappings refer to each other in a circle: {circle}.")
+            ]
         done += [waiting.pop(name)[0] for name in ready]
     return done, []
 
@@ -378,5 +416,5 @@ def references_of(mapping: Mapping) -> set[str]:
 
 def mapping_files(folder: Path) -> list[Path]:
     """The files that decide what a source's mappings make."""
-    names = [p for p in (*folder.glob("*.yaml"), *(folder / "conceptmaps").glob("*.json"))]
+    names = [*folder.glob("*.yaml"), *(folder / "conceptmaps").glob("*.json")]
     return sorted(names, key=lambda path: os.fspath(path))

@@ -68,7 +68,9 @@ class Plan:
 def compile_mappings(mappings: MappingSet) -> tuple[Plan, ...]:
     """Plans in the order of the mappings; all mappings to one type share that type's schema."""
     schemas = resource_schemas(mappings)
-    return tuple(_Compiler(mappings, mapping).plan(schemas[mapping.resource]) for mapping in mappings.mappings)
+    return tuple(
+        _Compiler(mappings, mapping).plan(schemas[mapping.resource]) for mapping in mappings.mappings
+    )
 
 
 def resource_schemas(mappings: MappingSet) -> dict[str, pl.Schema]:
@@ -98,7 +100,10 @@ def _filled(resource: str, path: str, node: Node) -> list[str]:
                 case "Coding":
                     return [f"{path}.{name}" for name in ("system", "code", "display")]
                 case _:
-                    return [*(f"{path}.coding.{name}" for name in ("system", "code", "display")), f"{path}.text"]
+                    return [
+                        *(f"{path}.coding.{name}" for name in ("system", "code", "display")),
+                        f"{path}.text",
+                    ]
         case _:
             return []
 
@@ -176,7 +181,8 @@ class _Compiler:
     def _object(self, children: Map[str, Node], dtype: pl.DataType, type_name: str, path: str) -> _Built:
         assert isinstance(dtype, pl.Struct)
         types = elements.children(type_name)
-        fields, leaves = [], []
+        fields: list[pl.Expr] = []
+        leaves: list[str] = []
         for item in dtype.fields:
             inner = _dtype(item.dtype)
             if item.name in children:
@@ -201,7 +207,9 @@ class _Compiler:
 
     def _reference(self, node: Reference, dtype: pl.DataType, path: str) -> _Built:
         target = self.mappings[node.mapping]
-        link = pl.lit(f"{target.resource}/") + resource_id(target.id_prefix, [pl.sql_expr(sql) for sql in node.keys])
+        link = pl.lit(f"{target.resource}/") + resource_id(
+            target.id_prefix, [pl.sql_expr(sql) for sql in node.keys]
+        )
         name = self._leaf("reference", link)
         self.links.append(Link(name, f"{path}.reference", node.mapping))
         return self._struct(dtype, {"reference": pl.col(name)}, (name,))
@@ -289,7 +297,11 @@ def _translate(value: pl.Expr, concepts: ConceptMap, index: int) -> pl.Expr:
     found = value.replace_strict(table, default=None, return_dtype=pl.String)
     if concepts.other is None:
         return found
-    return pl.when(value.is_in(list(table)) | value.is_null()).then(found).otherwise(pl.lit(concepts.other[index]))
+    return (
+        pl.when(value.is_in(list(table)) | value.is_null())
+        .then(found)
+        .otherwise(pl.lit(concepts.other[index]))
+    )
 
 
 def _dtype(dtype: object) -> pl.DataType:

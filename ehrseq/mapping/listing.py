@@ -54,8 +54,8 @@ def listing() -> Listing:
     rows = []
     for name, folder in shipped_sources().items():
         mappings = load_mappings(folder)
-        for item in sorted(mappings.mappings, key=lambda mapping: mapping.name):
-            rows.append((name, mappings.source.title, item.name, item.table, item.resource))
+        ordered = sorted(mappings.mappings, key=lambda mapping: mapping.name)
+        rows += [(name, mappings.source.title, item.name, item.table, item.resource) for item in ordered]
     return Listing(rows)
 
 

@@ -36,7 +36,9 @@ def parse_mapping(path: Path, source: Source) -> Mapping:
     check_keys(document, (), value, _KEYS, MappingError)
     for key in ("version", "resource", "from", "key", "template"):
         if key not in value:
-            raise MappingError(f"{path}:1  lacks `{key}`. See fhir_mappings/README.md for the keys of a mapping.")
+            raise MappingError(
+                f"{path}:1  lacks `{key}`. See fhir_mappings/README.md for the keys of a mapping."
+            )
     if not isinstance(value["version"], int):
         raise MappingError(f"{document.at(('version',))}  `version` is a whole number, e.g. 1.")
     template = _node(document, ("template",), value["template"], source.constants)
@@ -61,7 +63,9 @@ def _texts(document: Document, where: Where, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise MappingError(f"{document.at(where)}  `{where[-1]}` is a list of SQL expressions, e.g. [subject_id].")
+        raise MappingError(
+            f"{document.at(where)}  `{where[-1]}` is a list of SQL expressions, e.g. [subject_id]."
+        )
     return tuple(value)
 
 
@@ -106,10 +110,14 @@ def _node(document: Document, where: Where, value: Any, constants: Map[str, Any]
         case dict() if any(str(key).startswith("$") for key in value):
             return _helper(document, where, value)
         case dict():
-            children = {name: _node(document, (*where, name), child, constants) for name, child in value.items()}
+            children = {
+                name: _node(document, (*where, name), child, constants) for name, child in value.items()
+            }
             return Object(where, children)
         case list():
-            return ListOf(where, tuple(_node(document, (*where, i), item, constants) for i, item in enumerate(value)))
+            return ListOf(
+                where, tuple(_node(document, (*where, i), item, constants) for i, item in enumerate(value))
+            )
         case str() if value.startswith("$"):
             return Constant(where, _constant(document, where, value[1:], constants))
         case str():
@@ -117,10 +125,14 @@ def _node(document: Document, where: Where, value: Any, constants: Map[str, Any]
         case bool() | int() | float():
             return Constant(where, value)
         case _:
-            raise MappingError(f"{document.at(where)}  is empty. Give an expression, or take the element out.")
+            raise MappingError(
+                f"{document.at(where)}  is empty. Give an expression, or take the element out."
+            )
 
 
-def _constant(document: Document, where: Where, name: str, constants: Map[str, Any]) -> str | int | float | bool:
+def _constant(
+    document: Document, where: Where, name: str, constants: Map[str, Any]
+) -> str | int | float | bool:
     found: Any = constants
     for part in name.split("."):
         if not isinstance(found, dict) or part not in found:
@@ -179,7 +191,9 @@ def load_concept_map(path: Path) -> ConceptMap:
     for group in content.get("group", []):
         system = str(group.get("target", ""))
         for element in group.get("element", []):
-            found = [t for t in element.get("target", []) if t.get("code") and t.get("equivalence") != "unmatched"]
+            found = [
+                t for t in element.get("target", []) if t.get("code") and t.get("equivalence") != "unmatched"
+            ]
             if found:
                 targets[str(element["code"])] = (system, str(found[0]["code"]), found[0].get("display"))
         unmapped = group.get("unmapped", {})

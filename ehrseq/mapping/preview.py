@@ -54,6 +54,10 @@ def preview(source: str | Path, data: Path, mapping: str, *, rows: int = 3) -> l
         for row in shown.filter(pl.Series(hit))["_row"]:
             why.setdefault(row, reason)
     return [
-        Shown({k: v for k, v in row.items() if not k.startswith("_")}, by_row.get(row["_row"]), why.get(row["_row"], ""))
+        Shown(
+            {k: v for k, v in row.items() if not k.startswith("_")},
+            by_row.get(row["_row"]),
+            why.get(row["_row"], ""),
+        )
         for row in shown.to_dicts()
     ]

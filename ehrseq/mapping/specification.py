@@ -1,6 +1,7 @@
 """What a mapping file says, as plain data: a tree of nodes shaped like the resource it makes."""
 
-from collections.abc import Iterator, Mapping as Map
+from collections.abc import Iterator
+from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,12 @@ def expressions(node: Node) -> list[tuple[str, Any]]:
         case Expression(sql=sql) | DateTime(sql=sql) | Base64(sql=sql):
             return [("value", sql)]
         case Quantity():
-            roles = (("value", node.value), ("unit", node.unit), ("comparator", node.comparator), ("text", node.text))
+            roles = (
+                ("value", node.value),
+                ("unit", node.unit),
+                ("comparator", node.comparator),
+                ("text", node.text),
+            )
             return [(role, sql) for role, sql in roles if sql is not None]
         case Concept(value=value):
             return [("value", value)]

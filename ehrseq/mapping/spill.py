@@ -82,7 +82,9 @@ def _write(task: SpillTask, rows: pl.DataFrame, part: int) -> None:
         write_parquet(rows, task.folder / SHARED / name)
         return
     bucket = (stable_hash(rows[task.table.subject]) % task.buckets).astype("int32")
-    parts = rows.with_columns(pl.Series("~bucket", bucket)).partition_by("~bucket", as_dict=True, include_key=False)
+    parts = rows.with_columns(pl.Series("~bucket", bucket)).partition_by(
+        "~bucket", as_dict=True, include_key=False
+    )
     for (number,), frame in parts.items():
         write_parquet(frame, task.folder / bucket_name(int(str(number))) / name)
 
@@ -104,8 +106,8 @@ def _read(folder: Path, table: Table) -> pl.DataFrame:
 
 def row_columns(table: Table) -> pl.Schema:
     """Columns of a typed row of `table`, provenance first."""
-    columns = {name: COLUMN_DTYPES[kind] for name, kind in table.columns.items()}
-    return pl.Schema({"_file": pl.String, "_row": pl.Int64, **columns})
+    columns = [(name, COLUMN_DTYPES[kind]) for name, kind in table.columns.items()]
+    return pl.Schema([("_file", pl.String()), ("_row", pl.Int64()), *columns])
 
 
 def _file_name(table: str) -> str:

@@ -5,7 +5,8 @@ by the largest bucket. The store does not depend on the number of workers.
 """
 
 import shutil
-from collections.abc import Mapping as Map, Sequence
+from collections.abc import Mapping as Map
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,8 +23,16 @@ from ehrseq.core.progress import log
 from ehrseq.mapping.bucket import UNMAPPED, Verdicts, map_rows
 from ehrseq.mapping.check import find_source, load_mappings, mapping_files
 from ehrseq.mapping.compile import compile_mappings, resource_schemas
-from ehrseq.mapping.spill import SHARED, SpillTask, bucket_name, buckets_for, read_rejects, read_spilled, spill
 from ehrseq.mapping.specification import MappingSet
+from ehrseq.mapping.spill import (
+    SHARED,
+    SpillTask,
+    bucket_name,
+    buckets_for,
+    read_rejects,
+    read_spilled,
+    spill,
+)
 from ehrseq.sources.rejects import FILTERED, Reject, join_rejects, rejects
 from ehrseq.sources.tables import find_tables
 
@@ -52,7 +61,7 @@ class _BucketReport:
     unmapped: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=UNMAPPED))
 
 
-def map(  # noqa: A001 - the verb's name
+def map(
     source: str | Path,
     data: Path,
     out: Path,
@@ -76,7 +85,11 @@ def map(  # noqa: A001 - the verb's name
     buckets = buckets_for(files)
     config = {"source": mappings.source.name, "version": mappings.source.version, "mappings": _hash(folder),
               "buckets": buckets, "validate": validate, "max_reject_fraction": max_reject_fraction}  # fmt: skip
-    inputs = [Input(path.relative_to(data).as_posix(), sha256_file(path)) for paths in files.values() for path in paths]
+    inputs = [
+        Input(path.relative_to(data).as_posix(), sha256_file(path))
+        for paths in files.values()
+        for path in paths
+    ]
     with Build(out, kind="fhir", config=config, inputs=inputs, force=force) as build:
         if not build.unchanged:
             spilled = build.path("spilled/x").parent
@@ -86,7 +99,10 @@ def map(  # noqa: A001 - the verb's name
                 _BucketTask(name, folder, str(config["mappings"]), spilled, build.folder, _FRACTION[validate])
                 for name in names
             ]
-            reports = [_map_bucket(tasks[0]), *run_tasks(_map_bucket, tasks[1:], workers=workers, what="buckets")]
+            reports = [
+                _map_bucket(tasks[0]),
+                *run_tasks(_map_bucket, tasks[1:], workers=workers, what="buckets"),
+            ]
             shutil.rmtree(spilled)
             _enter(build, reports, resource_schemas(mappings))
             _close_books(build, mappings, accounts, reports)
@@ -95,7 +111,9 @@ def map(  # noqa: A001 - the verb's name
 
 
 def _hash(folder: Path) -> str:
-    return content_hash([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in mapping_files(folder)])
+    return content_hash(
+        [[path.relative_to(folder).as_posix(), sha256_file(path)] for path in mapping_files(folder)]
+    )
 
 
 def _first_pass(
@@ -103,7 +121,9 @@ def _first_pass(
 ) -> dict[str, Account]:
     listed = [(name, path) for name, paths in files.items() for path in paths]
     tasks = [
-        SpillTask(mappings.source.tables[name], path, path.relative_to(data).as_posix(), number, spilled, buckets)
+        SpillTask(
+            mappings.source.tables[name], path, path.relative_to(data).as_posix(), number, spilled, buckets
+        )
         for number, (name, path) in enumerate(listed)
     ]
     accounts: dict[str, Account] = {}
@@ -125,8 +145,8 @@ def _map_bucket(task: _BucketTask) -> _BucketReport:
     if task.bucket == SHARED:
         tables: dict[str, pl.DataFrame] = {}
         mapped = map_rows(plans, lookups, {}, {}, full_validation=task.validation)
-        for name, known in mapped.ids.items():
-            write_parquet(known.to_frame("id"), ids / f"{name}.parquet")
+        for name, made in mapped.ids.items():
+            write_parquet(made.to_frame("id"), ids / f"{name}.parquet")
     else:
         tables = read_spilled(mappings.source, task.spilled, task.bucket)
         known = {path.stem: pl.read_parquet(path)["id"] for path in sorted(ids.glob("*.parquet"))}
@@ -159,7 +179,9 @@ def _enter(build: Build, reports: Sequence[_BucketReport], schemas: Map[str, pl.
     for report in reports:
         for name, rows in report.rows.items():
             folder = Path(name).parent.name
-            build.enter(name, rows=rows, schema=Reject.polars_schema() if folder == "rejects" else schemas[folder])
+            build.enter(
+                name, rows=rows, schema=Reject.polars_schema() if folder == "rejects" else schemas[folder]
+            )
             if folder != "rejects":
                 build.made(folder, rows)
 
@@ -181,7 +203,9 @@ def _close_books(
     unmapped = pl.concat(report.unmapped for report in reports)
     counted = unmapped.group_by("map", "value").agg(pl.col("rows").sum()).sort("map", "rows", "value")
     summary = counted.group_by("map").agg(values=pl.len(), rows=pl.col("rows").sum()).sort("map")
-    build.notes["unmapped"] = {row["map"]: {"values": row["values"], "rows": row["rows"]} for row in summary.to_dicts()}
+    build.notes["unmapped"] = {
+        row["map"]: {"values": row["values"], "rows": row["rows"]} for row in summary.to_dicts()
+    }
     if counted.height:
         build.write("unmapped/unmapped.parquet", counted)
 
@@ -204,7 +228,9 @@ def _gate(build: Build, out: Path, limit: float) -> None:
     rejected = pl.scan_parquet(build.folder / "rejects" / "*.parquet").filter(outcome="rejected").collect()
     beside = Path(f"{out}.rejects.parquet")
     write_parquet(rejected, beside)
-    worst = rejected.group_by("table", "rule").len().sort("len", "table", "rule", descending=[True, False, False])
+    worst = (
+        rejected.group_by("table", "rule").len().sort("len", "table", "rule", descending=[True, False, False])
+    )
     reasons = "; ".join(f"{row['table']} {row['rule']} {row['len']:,}" for row in worst.head(3).to_dicts())
     raise DataQualityError(
         f"{out}: {books.rejected:,} of {books.rows_in:,} rows were rejected, more than --max-reject-fraction {limit:g} "

@@ -24,7 +24,16 @@ from ehrseq.core.errors import MappingError, closest
 from ehrseq.core.yaml_lines import Document, check_keys, load_yaml
 
 COLUMN_TYPES = ("string", "integer", "number", "boolean", "date", "datetime")
-_TABLE_KEYS = {"columns", "shared", "optional", "subject", "skip", "datetime_format", "date_format", "null_values"}
+_TABLE_KEYS = {
+    "columns",
+    "shared",
+    "optional",
+    "subject",
+    "skip",
+    "datetime_format",
+    "date_format",
+    "null_values",
+}
 _SOURCE_KEYS = {"source", "version", "title", "timezone", "subject", "constants", "tables"}
 
 
@@ -64,7 +73,9 @@ def load_source(folder: Path) -> Source:
     """Read `FOLDER/source.yaml`. Raises: MappingError with file and line."""
     path = folder / "source.yaml"
     if not path.is_file():
-        raise MappingError(f"{folder}: has no source.yaml, which declares the tables and columns of a source.")
+        raise MappingError(
+            f"{folder}: has no source.yaml, which declares the tables and columns of a source."
+        )
     document = load_yaml(path, MappingError)
     check_keys(document, (), document.value, _SOURCE_KEYS, MappingError)
     value = document.value
@@ -109,4 +120,6 @@ def _table(document: Document, name: str, subject: str | None) -> Table:
         )
     formats = {key: value[key] for key in ("datetime_format", "date_format") if key in value}
     nulls = tuple(value.get("null_values", [""]))
-    return Table(name, columns, owner, bool(value.get("optional")), value.get("skip"), null_values=nulls, **formats)
+    return Table(
+        name, columns, owner, bool(value.get("optional")), value.get("skip"), null_values=nulls, **formats
+    )

@@ -30,9 +30,18 @@ class Reject(Schema):
 REJECTED, FILTERED = "rejected", "filtered"
 
 
-def rejects(rows: pl.DataFrame, table: str, *, rule: str, message: str, outcome: str = REJECTED,
-            element: str | None = None, mapping: str | None = None, version: str | None = None,
-            key: pl.Expr | None = None) -> pl.DataFrame:
+def rejects(
+    rows: pl.DataFrame,
+    table: str,
+    *,
+    rule: str,
+    message: str,
+    outcome: str = REJECTED,
+    element: str | None = None,
+    mapping: str | None = None,
+    version: str | None = None,
+    key: pl.Expr | None = None,
+) -> pl.DataFrame:
     """Rejects for `rows`, a frame with columns `_file` and `_row`: the same rule and message for all."""
     return rows.select(
         table=pl.lit(table), file=pl.col("_file").cast(pl.String), row=pl.col("_row"),

@@ -122,9 +122,12 @@ def _text_batches(table: Table, path: Path) -> Iterator[tuple[pl.DataFrame, list
             yield frame.with_columns(_row=_skipping(rows, ragged)), None
             counted += frame.height
     if ragged:
-        yield pl.DataFrame(schema=dict.fromkeys(table.columns, pl.String)).with_columns(
-            _row=pl.lit(None, pl.Int64)
-        ), ragged
+        yield (
+            pl.DataFrame(schema=dict.fromkeys(table.columns, pl.String)).with_columns(
+                _row=pl.lit(None, pl.Int64)
+            ),
+            ragged,
+        )
 
 
 def _skipping(rows: pl.Series, ragged: list[int]) -> pl.Series:
@@ -169,13 +172,17 @@ def typed_rows(table: Table, frame: pl.DataFrame, file: str) -> tuple[pl.DataFra
         if kind != "string"
     }
     rows = cast.select(
-        "_file", pl.col("_row").cast(pl.Int64), *(pl.col(f"_typed_{name}").alias(name) for name in table.columns)
+        "_file",
+        pl.col("_row").cast(pl.Int64),
+        *(pl.col(f"_typed_{name}").alias(name) for name in table.columns),
     )
     bad = cast.select(pl.any_horizontal(False, *wrong.values())).to_series()
     if not bad.any():
         return rows, Reject.empty()
     found = cast.filter(bad)
-    reasons = [found.filter(is_wrong).select(*_reject_columns(table, name)) for name, is_wrong in wrong.items()]
+    reasons = [
+        found.filter(is_wrong).select(*_reject_columns(table, name)) for name, is_wrong in wrong.items()
+    ]
     first = join_rejects(reasons).unique(["file", "row"], keep="first", maintain_order=True)
     return rows.filter(~bad), first.sort("row")
 

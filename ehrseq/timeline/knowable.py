@@ -141,6 +141,8 @@ class _Reader:
             note = (self.column("note", note.get("data"), columns), self.column("note", note.get("type"), columns))
         if elapsed is not None:
             elapsed = self.columns("elapsed", elapsed, columns)
+            if len(elapsed) != 2:
+                raise self.fault(("elapsed",), "`elapsed` expects two columns: [from, to].")
         default = ["encounter"] if "encounter" in columns else []
         return Kind(
             name=name,

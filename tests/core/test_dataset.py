@@ -41,7 +41,9 @@ def test_a_dataset_has_a_manifest_that_lists_its_shards_and_books(tmp_path):
     assert made.status == "made"
     manifest = verify(tmp_path / "d", "toy")
     assert manifest.rows == {"in": 3, "used": 3, "rejected": 0, "filtered": 0}
-    assert [(shard.path, shard.rows, shard.sorted_by) for shard in manifest.shards] == [("data/0000.parquet", 3, ["a"])]
+    assert [(shard.path, shard.rows, shard.sorted_by) for shard in manifest.shards] == [
+        ("data/0000.parquet", 3, ["a"])
+    ]
     assert manifest.schemas == {"data": {"a": "Int64", "b": "String"}}
 
 
@@ -79,7 +81,7 @@ def test_an_exception_leaves_the_old_dataset_and_nothing_else(tmp_path):
 
 
 def test_books_that_do_not_balance_are_refused(tmp_path):
-    with pytest.raises(DataQualityError, match="used \\+ rejected \\+ filtered"):
+    with pytest.raises(DataQualityError, match=r"used \+ rejected \+ filtered"):
         with Build(tmp_path / "d", kind="toy", config={}, inputs=[]) as made:
             made.account("t", Account(rows_in=3, used=2))
     assert not (tmp_path / "d").exists()
@@ -99,7 +101,7 @@ def test_reading_something_else_names_what_is_missing(tmp_path):
     with pytest.raises(SchemaError, match=r"manifest\.json"):
         input_of("fhir", tmp_path)
     build(tmp_path / "d")
-    with pytest.raises(SchemaError, match="'toy'.*expected a dataset of kind 'fhir'"):
+    with pytest.raises(SchemaError, match=r"'toy'.*expected a dataset of kind 'fhir'"):
         read_manifest(tmp_path / "d", "fhir")
     (tmp_path / "d/manifest.json").write_text("{")
     with pytest.raises(SchemaError, match="damaged"):
@@ -125,7 +127,7 @@ def test_two_runs_into_one_folder_at_once(tmp_path):
 def test_a_full_disk_is_a_temporary_error_and_loses_nothing(tmp_path):
     build(tmp_path / "d")
     before = content(tmp_path / "d")
-    with pytest.raises(StorageError, match="no space left") as caught:
+    with pytest.raises(StorageError, match=r"no space left") as caught:
         with Build(tmp_path / "d", kind="toy", config={"big": 1}, inputs=[]):
             raise OSError(28, "No space left on device")
     assert caught.value.exit_code == 75

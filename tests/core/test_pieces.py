@@ -28,7 +28,11 @@ def fnv(text: bytes) -> int:
     return state ^ (state >> 31)
 
 
-@given(st.lists(st.text(alphabet=st.characters(blacklist_characters="\x00", blacklist_categories=("Cs",)), max_size=9)))
+@given(
+    st.lists(
+        st.text(alphabet=st.characters(blacklist_characters="\x00", blacklist_categories=("Cs",)), max_size=9)
+    )
+)
 def test_stable_hash_is_fnv_1a_whatever_stands_beside_a_value(values):
     assert stable_hash(np.array(values, dtype=np.str_)).tolist() == [fnv(value.encode()) for value in values]
 

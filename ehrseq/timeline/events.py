@@ -1,0 +1,171 @@
+"""Rows of a view → events of one kind: a code, a knowable time, values; and for rows that give none, the reason."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from ehrseq.timeline import dates
+from ehrseq.timeline.concepts import Concepts, parents, with_codes
+from ehrseq.timeline.knowable import GUARANTEES, Kind, Source
+from ehrseq.timeline.schema import Event
+
+NO_PATIENT, NO_CODE, NO_DATE = "no patient", "no code", "no date"
+UNREADABLE, NOT_YET = "unreadable date", "not knowable yet"
+REASONS = (NO_PATIENT, NO_CODE, UNREADABLE, NO_DATE, NOT_YET)
+
+# beside the columns of Event while events are made and sorted
+ORDER, GUARANTEE, DESCRIPTION = "_order", "_guarantee", "_description"
+
+_SECONDS_PER_DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Made:
+    """`events`: Event rows with `_order`, `_guarantee`, `_description`. `missed`: resource_id and reason of each row
+    that gave none. `parents`: code and parent, for codes.parquet."""
+
+    events: pl.DataFrame
+    missed: pl.DataFrame
+    parents: pl.DataFrame
+
+
+def make_events(
+    kind: Kind, rows: pl.DataFrame, joined: Mapping[str, pl.DataFrame], *, order: int, concepts: Concepts, timezone: str
+) -> Made:
+    """Make the events of `kind` from the rows of its view.
+
+    `rows`: the view's columns and `subject_id`. `joined`: rows of the views that the kind joins, by view, unique by
+    resource_id. `order` ranks the kind among events of the same moment.
+    """
+    frame = rows.filter(pl.col(kind.when)) if kind.when else rows
+    for view, key in kind.join:
+        other = joined[view].rename(lambda column, view=view: f"{view}.{column}")  # type: ignore[misc]
+        frame = frame.join(other, left_on=key, right_on=f"{view}.resource_id", how="left", maintain_order="left")
+    frame = with_codes(frame, kind, concepts)
+    coded = frame.filter(pl.col(Event.subject_id).is_not_null() & pl.col(Event.code).is_not_null())
+    clock = _Clock(coded.schema, timezone)
+    timed = coded.lazy().with_columns(*clock.times(kind)).collect()
+    known = timed if kind.time is None else timed.filter(pl.col(Event.time).is_not_null())
+    missed = [_missed(frame, pl.col(Event.subject_id).is_null(), NO_PATIENT)]
+    missed.append(_missed(frame, pl.col(Event.subject_id).is_not_null() & pl.col(Event.code).is_null(), NO_CODE))
+    if known.height < timed.height:
+        late = timed.filter(pl.col(Event.time).is_null())
+        missed.append(late.lazy().select("resource_id", reason=clock.reason(kind)).collect())
+    events = known.lazy().select(_columns(kind, clock, order)).select(_finished()).collect()
+    return Made(events, pl.concat(missed), parents(known, kind, concepts))
+
+
+def _missed(frame: pl.DataFrame, when: pl.Expr, reason: str) -> pl.DataFrame:
+    return frame.lazy().filter(when).select("resource_id", reason=pl.lit(reason)).collect()
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Reads times from the date columns of one frame."""
+
+    schema: pl.Schema
+    timezone: str
+
+    def latest(self, columns: Sequence[str]) -> pl.Expr:
+        return dates.latest(_first(columns), self.timezone)
+
+    def earliest(self, columns: Sequence[str]) -> pl.Expr:
+        return dates.earliest(_first(columns), self.timezone)
+
+    def times(self, kind: Kind) -> tuple[pl.Expr, pl.Expr]:
+        """`time`, and which guarantee it has: both null where no source has a time."""
+        if kind.time is None:
+            nothing = pl.lit(None, dtype=pl.Datetime("us")).alias(Event.time)
+            return nothing, pl.lit("stated").alias(GUARANTEE)
+        times = [self.read(source) for source in kind.time]
+        guarantees = [
+            pl.when(time.is_not_null()).then(pl.lit(source.guarantee))
+            for time, source in zip(times, kind.time, strict=True)
+        ]
+        return pl.coalesce(times).alias(Event.time), pl.coalesce(guarantees).alias(GUARANTEE)
+
+    def read(self, source: Source) -> pl.Expr:
+        read = self.latest if source.edge == "end" else self.earliest
+        parts = [read(columns) for columns in source.parts]
+        usable = [part.is_not_null() for part in parts] if len(parts) > 1 else []
+        if source.clock:
+            usable += [dates.has_clock(_first(columns)) for columns in source.parts]
+        usable += [~self.there(column) for column in source.unless]
+        time = pl.max_horizontal(parts) if len(parts) > 1 else parts[0]
+        return pl.when(pl.all_horizontal(usable)).then(time) if usable else time
+
+    def there(self, column: str) -> pl.Expr:
+        """Whether a column has something, or says true."""
+        if self.schema[column] == pl.Boolean:
+            return pl.col(column).fill_null(False)
+        return pl.col(column).is_not_null()
+
+    def reason(self, kind: Kind) -> pl.Expr:
+        """Why a row has no time."""
+        parts = [columns for source in kind.time or () for columns in source.parts]
+        written = pl.any_horizontal(_first(columns).is_not_null() for columns in parts)
+        read = pl.any_horizontal(self.latest(columns).is_not_null() for columns in parts)
+        waits = [self.there(column) for source in kind.time or () for column in source.unless]
+        awaited = pl.any_horizontal([written, *waits])
+        why = pl.when(written & ~read).then(pl.lit(UNREADABLE)).when(awaited).then(pl.lit(NOT_YET))
+        return why.otherwise(pl.lit(NO_DATE))
+
+
+def _columns(kind: Kind, clock: _Clock, order: int) -> list[pl.Expr]:
+    """The columns of Event, from what the table names for this kind."""
+    time, text = pl.Datetime("us"), _first(kind.text) if kind.text else pl.lit(None, dtype=pl.String)
+    note = pl.lit(None, dtype=pl.String)
+    if kind.note:
+        note = _decoded(*kind.note)
+    value, unit = _number(kind, clock), _first(kind.unit) if kind.unit else pl.lit(None, dtype=pl.String)
+    return [
+        pl.col(Event.subject_id),
+        pl.col(Event.time),
+        pl.col(Event.code),
+        value.alias(Event.numeric_value),
+        pl.coalesce(note, text).alias(Event.text_value),
+        (clock.earliest(kind.clinical_time) if kind.clinical_time else pl.lit(None, dtype=time)).alias(
+            Event.clinical_time
+        ),
+        (clock.latest(kind.end_time) if kind.end_time else pl.lit(None, dtype=time)).alias(Event.end_time),
+        pl.when(value.is_not_null()).then(pl.lit("d") if kind.elapsed else unit).alias(Event.unit),
+        (_first(kind.encounter) if kind.encounter else pl.lit(None, dtype=pl.String)).alias(Event.encounter_id),
+        pl.col(Event.resource_type),
+        pl.col(Event.resource_id),
+        pl.when(note.is_not_null()).then(pl.lit("note")).otherwise(pl.lit("record")).alias(Event.modality),
+        pl.lit(None, dtype=Event.polars_schema()[Event.span]).alias(Event.span),
+        pl.lit(order, dtype=pl.UInt16).alias(ORDER),
+        pl.col(GUARANTEE).cast(pl.Enum(GUARANTEES)),
+        pl.col(DESCRIPTION),
+    ]
+
+
+def _finished() -> list[pl.Expr]:
+    """Blank what repeats `time`, and an end that was not known yet at `time`."""
+    clinical, end, time = pl.col(Event.clinical_time), pl.col(Event.end_time), pl.col(Event.time)
+    return [
+        pl.all().exclude(Event.clinical_time, Event.end_time),
+        pl.when(clinical != time).then(clinical).alias(Event.clinical_time),
+        pl.when(end <= time).then(end).alias(Event.end_time),
+    ]
+
+
+def _first(columns: Sequence[str]) -> pl.Expr:
+    return pl.col(columns[0]) if len(columns) == 1 else pl.coalesce(columns)
+
+
+def _number(kind: Kind, clock: _Clock) -> pl.Expr:
+    if kind.elapsed:
+        start, end = kind.elapsed
+        lasted = clock.latest([end]) - clock.earliest([start])
+        return (lasted.dt.total_seconds() / _SECONDS_PER_DAY).cast(pl.Float32)
+    if not kind.value:
+        return pl.lit(None, dtype=pl.Float32)
+    return pl.coalesce(pl.col(column).cast(pl.Float64) for column in kind.value).cast(pl.Float32)
+
+
+def _decoded(data: str, media_type: str) -> pl.Expr:
+    """Text of a base64 attachment; null for what is not text, or not UTF-8."""
+    raw = pl.when(pl.col(media_type).str.to_lowercase().str.starts_with("text/")).then(pl.col(data))
+    return raw.str.decode("base64", strict=False).cast(pl.String, strict=False)
