@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 import polars as pl
+from polars.datatypes import DataTypeClass
 
 from ehrseq.core.errors import SchemaError
 from ehrseq.fhir.elements import Element, children, element, is_resource
@@ -46,6 +47,25 @@ def pruned_dtype(resource_type: str, paths: Iterable[str]) -> pl.Schema:
     return pl.Schema(_fields(resource_type, tree))
 
 
+def fields_of(dtype: pl.DataType) -> dict[str, pl.DataType]:
+    """Fields of a struct or of a list of structs, by name; none for other dtypes.
+
+    >>> fields_of(pl.List(pl.Struct({"system": pl.String})))
+    {'system': String}
+    """
+    inner = item_dtype(dtype)
+    return {name: _instance(below) for name, below in inner} if isinstance(inner, pl.Struct) else {}
+
+
+def item_dtype(dtype: pl.DataType) -> pl.DataType:
+    """Dtype of a list's items; any other dtype as it is."""
+    return _instance(dtype.inner) if isinstance(dtype, pl.List) else dtype
+
+
+def _instance(dtype: pl.DataType | DataTypeClass) -> pl.DataType:
+    return dtype if isinstance(dtype, pl.DataType) else dtype()
+
+
 def _fields(type_name: str, tree: _Tree) -> Iterator[tuple[str, pl.DataType]]:
     """Names and dtypes of the children of a type that are in the tree."""
     for name, found in children(type_name).items():
@@ -65,13 +85,26 @@ def _dtype(found: Element, tree: _Tree) -> pl.DataType:
 
 
 def _resource_fields(tree: _Tree) -> dict[str, pl.DataType]:
-    """Fields of a struct that holds resources of several types."""
-    merged: dict[str, pl.DataType] = {"resourceType": pl.String(), **dict(_fields("Resource", tree))}
-    for type_name in filter(is_resource, tree):
-        for name, dtype in _fields(type_name, tree[type_name]):
-            if merged.setdefault(name, dtype) != dtype:
-                raise SchemaError(
-                    f"Contained resources give `{name}` two dtypes ({merged[name]} and {dtype}, the latter in "
-                    f"{type_name}). Leave one of them out."
-                )
-    return merged
+    """Fields of a struct that holds resources of several types: those that any of them has."""
+    fields: dict[str, pl.DataType] = {"resourceType": pl.String(), **dict(_fields("Resource", tree))}
+    merged: dict[str, tuple[Element, _Tree]] = {}
+    for type_name in sorted(filter(is_resource, tree)):
+        for name, found in children(type_name).items():
+            if name in tree[type_name]:
+                first, below = merged.setdefault(name, (found, {}))
+                if (first.type, first.is_list) != (found.type, found.is_list):
+                    raise SchemaError(
+                        f"Contained resources have `{name}` as {_kind(first)} and, in {type_name}, as {_kind(found)}: "
+                        "one column cannot hold both. Leave one of them out."
+                    )
+                _merge(below, tree[type_name][name])
+    return fields | {name: _dtype(found, below) for name, (found, below) in merged.items()}
+
+
+def _merge(into: _Tree, other: _Tree) -> None:
+    for name, below in other.items():
+        _merge(into.setdefault(name, {}), below)
+
+
+def _kind(found: Element) -> str:
+    return f"list of {found.type}" if found.is_list else found.type

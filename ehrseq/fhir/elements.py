@@ -109,7 +109,9 @@ def element(type_name: str, path: str) -> Element:
     found = Element(type_name, type_name, is_list=False, required=False, primitive=False)
     for name in path.split("."):
         if found.primitive:
-            raise SchemaError(f"`{path}` goes below `{found.name}`, which is a {found.type} and has no elements.")
+            raise SchemaError(
+                f"`{path}` goes below `{found.name}`, which is a {found.type} and has no elements."
+            )
         below = children(found.type).get(name)
         if below is None and found.type == "Resource" and is_resource(name):
             below = Element(name, name, is_list=False, required=False, primitive=False)

@@ -51,7 +51,8 @@ def _md5(texts: pl.Series) -> pl.Series:
     frame = texts.alias("text").to_frame()
     with duckdb.connect() as database:
         database.register("frame", frame.to_arrow())
-        return database.sql("SELECT md5(text) AS text FROM frame").pl().to_series().alias(texts.name)
+        hashed: pl.DataFrame = database.sql("SELECT md5(text) AS text FROM frame").pl()
+    return hashed.to_series().alias(texts.name)
 
 
 def subject_id(patient: pl.Expr) -> pl.Expr:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from ehrseq.core.errors import SchemaError
+from ehrseq.fhir.dtypes import fields_of
 
 _NEEDS_ESCAPE = r'["\\\x00-\x1f]'
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -31,18 +32,18 @@ class _Text:
 
 
 def json_text(frame: pl.DataFrame, resource_type: str) -> pl.Series:
-    """One JSON object per row of `frame` (columns: FHIR elements), `resourceType` first, as String [rows].
+    r"""One JSON object per row of `frame` (columns: FHIR elements), `resourceType` first, as String [rows].
 
     Raises: SchemaError for a dtype that FHIR JSON does not have, and for NaN or infinity.
 
     >>> frame = pl.DataFrame({"id": ["a", "b"], "valueQuantity": [{"value": 1.1, "unit": None}, {"value": None}]})
-    >>> print(*json_text(frame, "Observation"), sep="\\n")
+    >>> print(*json_text(frame, "Observation"), sep="\n")
     {"resourceType":"Observation","id":"a","valueQuantity":{"value":1.1}}
     {"resourceType":"Observation","id":"b"}
     """
     fields = {series.name: _value(pl.col(series.name), series, series.name) for series in frame}
-    constant = _Text([f'"{resource_type}"'], gaps=False)
-    text = _object({"resourceType": constant, **fields})
+    text = _object({"resourceType": _Text([f'"{resource_type}"'], gaps=False), **fields})
+    assert text is not None  # resourceType is never a gap
     return frame.select(pl.repeat("", pl.len()).alias("") + text.joined()).to_series()
 
 
@@ -52,9 +53,8 @@ def _value(expr: pl.Expr, series: pl.Series, path: str) -> _Text | None:
     if series.null_count() == len(series):
         return None
     if isinstance(dtype, pl.Struct):
-        names = [field.name for field in dtype.fields]
-        below = ((name, expr.struct.field(name), series.struct.field(name)) for name in names)
-        return _object({name: _value(child, values, f"{path}.{name}") for name, child, values in below})
+        below = {name: (expr.struct.field(name), series.struct.field(name)) for name in fields_of(dtype)}
+        return _object({name: _value(*both, f"{path}.{name}") for name, both in below.items()})
     if isinstance(dtype, pl.List):
         return _list(expr, series, path)
     gaps = series.null_count() > 0
@@ -75,7 +75,9 @@ def _scalar(expr: pl.Expr, series: pl.Series, path: str) -> list[_Piece]:
         if series.cast(pl.String).str.contains(_NEEDS_ESCAPE).any():
             text = text.str.replace_many(list(_ESCAPES), list(_ESCAPES.values()))
         return ['"', text, '"']
-    raise SchemaError(f"`{path}` is {dtype}, which FHIR JSON does not have. Cast it to text, a number or a boolean.")
+    raise SchemaError(
+        f"`{path}` is {dtype}, which FHIR JSON does not have. Cast it to text, a number or a boolean."
+    )
 
 
 def _object(fields: dict[str, _Text | None]) -> _Text | None:
@@ -99,11 +101,10 @@ def _object(fields: dict[str, _Text | None]) -> _Text | None:
 
 def _list(expr: pl.Expr, series: pl.Series, path: str) -> _Text | None:
     """Text of a list; a gap where nothing is in it."""
-    lengths = series.list.len()
     items = series.explode(empty_as_null=False, keep_nulls=False)
     if items.is_empty():
         return None
-    if lengths.null_count() == 0 and bool((lengths == 1).all()):  # most lists of FHIR: as if there were no list
+    if series.list.len().eq_missing(pl.Series([1])).all():  # most lists of FHIR: as if there were no list
         text = _value(expr.list.first(), items, path)
         if text is None or text.gaps:
             return text and _Text([_joined(["[", text.joined(), "]"])], gaps=True)

@@ -1,138 +1,139 @@
-"""FHIR NDJSON in and out. FHIR JSON has no nulls and no empty objects or lists (R4B, JSON format, section 2.6.2).
+"""NDJSON, FHIR's form of exchange: one resource per line. `read_ndjson` and `write_ndjson` mirror each other."""
 
-polars writes nulls and reads nested NDJSON slowly, so writing strips them and reading goes through DuckDB.
-"""
-
-import json
-from collections.abc import Iterable, Sequence
+import gzip
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, cast
 
 import duckdb
 import polars as pl
 
-from ehrseq.core.errors import SourceError, closest
-from ehrseq.fhir.dtypes import primitive_dtype
-from ehrseq.fhir.elements import children
+from ehrseq.core.errors import SchemaError, SourceError
+from ehrseq.core.files import storage_errors
+from ehrseq.fhir.dtypes import pruned_dtype
+from ehrseq.fhir.elements import children, suggest
+from ehrseq.fhir.json_text import json_text
+from ehrseq.fhir.strict import LONGEST_LINE, fault_in_lines
+from ehrseq.fhir.structure import duckdb_type, element_paths
 
-_CHUNK = 50_000
-# A quote inside a JSON string is always escaped, so `"name":null` with bare quotes is a member, never text.
-_LATER_NULL, _FIRST_NULL = r',"\w+":null', r'\{"\w+":null,?'
-_EMPTY = r'"\w+":(?:\{\}|\[(?:(?:null|\{\}),?)*\])'
-_LATER_EMPTY, _FIRST_EMPTY = f",{_EMPTY}", rf"\{{{_EMPTY},?"
-
-
-def to_json(frame: pl.DataFrame, resource_type: str) -> pl.Series:
-    """One FHIR JSON text per row. `_file` and `_row` become `meta.source`; other `_` columns are left out.
-
-    >>> frame = pl.DataFrame({"id": ["a"], "active": [True], "name": [[{"family": None, "given": ["Ann"]}]]})
-    >>> to_json(frame, "Patient").to_list()
-    ['{"resourceType":"Patient","id":"a","active":true,"name":[{"given":["Ann"]}]}']
-    """
-    columns = [pl.col(name) for name in frame.columns if not name.startswith("_")]
-    members = [pl.lit(resource_type).alias("resourceType"), *columns]
-    if {"_file", "_row"} <= set(frame.columns) and "meta" not in frame.columns:
-        source = pl.format("{}#{}", "_file", "_row").alias("source")
-        members.insert(2, pl.struct(source).alias("meta"))
-    text = frame.select(pl.struct(members).struct.json_encode().alias("json")).to_series()
-    text = text.str.replace_all(_LATER_NULL, "").str.replace_all(_FIRST_NULL, "{")
-    while text.str.contains(_EMPTY).any():  # once for each level of nesting that is empty
-        text = text.str.replace_all(_LATER_EMPTY, "").str.replace_all(_FIRST_EMPTY, "{")
-    return text
+_ROWS_AT_ONCE = 50_000
+_GZIP_LEVEL = 6
+_FILE, _ROW = "_file", "_row"
 
 
 def write_ndjson(frame: pl.DataFrame, resource_type: str, target: Path | IO[bytes]) -> int:
-    """Write one resource a line; returns the number of lines."""
-    if isinstance(target, Path):
-        with target.open("wb") as stream:
-            return write_ndjson(frame, resource_type, stream)
-    for chunk in frame.iter_slices(_CHUNK):
-        target.write(("\n".join(to_json(chunk, resource_type).to_list()) + "\n").encode())
+    """Write rows as FHIR JSON, one resource per line, and return how many.
+
+    `frame`: columns are top-level FHIR elements; nulls, empty objects and empty lists are left out. Columns that
+    begin with "_" are not written, but where `_file` and `_row` are there, `meta.source` is `<_file>#<_row>`
+    unless the row has one. A path ending in .gz is compressed. A file appears whole or not at all.
+
+    Raises: SchemaError for a column that is not an element of the type, a dtype that JSON does not have, NaN or
+    infinity; StorageError if the disk refuses.
+    """
+    for name in frame.columns:
+        if not name.startswith("_") and name not in children(resource_type):
+            raise SchemaError(f"`{name}` is not an element of {resource_type}.{suggest(resource_type, name)}")
+    with _opened(target) as stream:
+        for part in frame.iter_slices(_ROWS_AT_ONCE):
+            text = json_text(_with_source(part), resource_type)
+            text.to_frame().write_csv(stream, include_header=False, quote_style="never")
     return frame.height
 
 
-def read_ndjson(paths: Iterable[Path], resource_type: str) -> pl.DataFrame:
-    """Read resources of one type into typed, nested columns: only the elements that occur.
+def read_ndjson(
+    paths: Path | Sequence[Path], resource_type: str, *, provenance: bool = False
+) -> pl.DataFrame:
+    """Read NDJSON files of one resource type (.gz too) in order: one row per line, one column per element used.
 
-    Raises: SourceError, with file and line, for a line that is not JSON, of another type, or has an element
-    that R4B does not know.
+    Columns and dtypes are those of `pruned_dtype` for the elements that any line has; `id` is always there. With
+    `provenance`, `_file` (the path as given) and `_row` (resources of the file, from 1) follow. Blank lines are
+    skipped, nulls are absent values, and `_x` members (ids and extensions of primitives) are left out.
+
+    Raises: SourceError with file and line for a line that is not valid JSON, is another resource, or has an
+    unknown element or a wrong JSON type; SchemaError for Bundle and Parameters, which hold other resources, and
+    where contained resources of two types give one name two dtypes.
     """
-    files = [str(path) for path in paths]
-    with duckdb.connect() as connection:
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    for path in files:
+        if not path.is_file():
+            raise SourceError(f"{path}: no such file.")
+    with duckdb.connect() as database:
+        found = element_paths(database, files, resource_type) if files else set()
+        schema = pruned_dtype(resource_type, {"id", *found})
+        frame = (
+            _read(database, files, resource_type, schema)
+            if files
+            else pl.DataFrame(schema={**schema, _FILE: str})
+        )
+    if not provenance:
+        return frame.drop(_FILE)
+    return frame.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over(_FILE).alias(_ROW))
+
+
+def _read(
+    database: duckdb.DuckDBPyConnection, files: list[Path], resource_type: str, schema: pl.Schema
+) -> pl.DataFrame:
+    """Typed columns and `_file`; every line's resourceType checked."""
+    columns = {"resourceType": "VARCHAR", **{name: duckdb_type(dtype) for name, dtype in schema.items()}}
+    query = f"""
+        SELECT * FROM read_json(
+            $paths, columns = $columns, format = 'newline_delimited', filename = '{_FILE}',
+            maximum_object_size = {LONGEST_LINE})"""
+    try:
+        frame: pl.DataFrame = database.sql(
+            query, params={"paths": [str(path) for path in files], "columns": columns}
+        ).pl()
+    except duckdb.Error as error:
+        fault_in_lines(files, resource_type)
+        raise SourceError(
+            f"{', '.join(map(str, files))}: DuckDB cannot read this as {resource_type} ({type(error).__name__}). "
+            "Has an object one name twice?"
+        ) from None
+    wrong = pl.col("resourceType").ne_missing(resource_type)
+    if "contained" in schema:
+        wrong |= pl.col("contained").list.eval(pl.element().struct.field("resourceType").is_null()).list.any()
+    if frame.select(wrong.any()).item():
+        fault_in_lines(files, resource_type)
+    return frame.select(*schema.names(), _FILE)
+
+
+def _with_source(frame: pl.DataFrame) -> pl.DataFrame:
+    """Drop provenance columns; what they say goes to `meta.source`."""
+    kept = pl.exclude("^_.*$")
+    if _FILE not in frame.columns or _ROW not in frame.columns:
+        return frame.select(kept)
+    file = pl.col(_FILE).str.replace_all(" ", "%20", literal=True)  # a uri has no spaces
+    parts = {"source": pl.concat_str(file, pl.col(_ROW), separator="#")}
+    if isinstance(meta := frame.schema.get("meta"), pl.Struct):
+        given = {field.name: pl.col("meta").struct.field(field.name) for field in meta.fields}
+        parts = given | {
+            "source": pl.coalesce(given["source"], parts["source"]) if "source" in given else parts["source"]
+        }
+    ordered = [parts[name].alias(name) for name in children("Meta") if name in parts]
+    first = [pl.col("id")] if "id" in frame.columns else []
+    return frame.select(*first, pl.struct(ordered).alias("meta"), kept.exclude("id", "meta"))
+
+
+@contextmanager
+def _opened(target: Path | IO[bytes]) -> Iterator[IO[bytes]]:
+    """The stream to write to; a path gets its content when all is written."""
+    if not isinstance(target, Path):
+        yield target
+        return
+    draft = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    with storage_errors(target):
         try:
-            found = connection.execute(
-                "SELECT json_group_structure(json) FROM read_ndjson_objects(?)", [files]
-            ).fetchone()
-        except duckdb.Error as error:
-            raise SourceError(f"{_bad_line(files)}  is not a JSON object.") from error
-        structure: Any = json.loads(found[0]) if found and found[0] else {}
-        if not structure:
-            return pl.DataFrame(schema={"id": pl.String})
-        structure.pop("resourceType", None)
-        columns = {"resourceType": "VARCHAR", **_columns(resource_type, structure, resource_type, files)}
-        spelled = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
-        rows = connection.execute(f"SELECT * FROM read_ndjson(?, columns={{{spelled}}})", [files])
-        table = pl.DataFrame(pl.from_arrow(rows.to_arrow_table()))
-    wrong = table["resourceType"].ne_missing(resource_type)
-    if wrong.any():
-        place = _line_where(files, lambda item: item.get("resourceType") != resource_type)
-        raise SourceError(f"{place}  is not a {resource_type}. Put one resource type in a file.")
-    return table.drop("resourceType")
-
-
-def _columns(type_name: str, structure: dict[str, Any], path: str, files: Sequence[str]) -> dict[str, str]:
-    """DuckDB types of the elements in `structure`, strictly those of R4B."""
-    known, found = children(type_name), {}
-    for name, below in structure.items():
-        if name.startswith("_"):
-            continue  # extensions of primitives: kept in the file, not in columns
-        if name not in known:
-            place = _line_where(files, lambda item, wanted=name: _holds(item, wanted))
-            raise SourceError(f"{place}  has `{path}.{name}`, which R4B does not know.{closest(name, known)}")
-        element = known[name]
-        inner = below[0] if element.is_list and isinstance(below, list) else below
-        if element.primitive:
-            kind = {"Float64": "DOUBLE", "Int64": "BIGINT", "Boolean": "BOOLEAN"}.get(
-                str(primitive_dtype(element.type)), "VARCHAR"
-            )
-        elif isinstance(inner, dict):
-            fields = _columns(element.type, inner, f"{path}.{name}", files)
-            kind = "STRUCT(" + ", ".join(f'"{field}" {dtype}' for field, dtype in fields.items()) + ")"
-        else:
-            place = _line_where(files, lambda item, wanted=name: _holds(item, wanted))
-            raise SourceError(f"{place}  `{path}.{name}` is not an object of type {element.type}.")
-        found[name] = kind + "[]" * element.is_list
-    return found
-
-
-def _holds(item: Any, name: str) -> bool:
-    """Whether a member called `name` stands anywhere in a JSON value."""
-    if isinstance(item, dict):
-        return name in item or any(_holds(value, name) for value in item.values())
-    return isinstance(item, list) and any(_holds(value, name) for value in item)
-
-
-def _bad_line(files: Sequence[str]) -> str:
-    def broken(text: str) -> bool:
-        try:
-            return not isinstance(json.loads(text), dict)
-        except ValueError:
-            return True
-
-    return _first_line(files, broken)
-
-
-def _line_where(files: Sequence[str], wrong: Any) -> str:
-    return _first_line(files, lambda text: wrong(json.loads(text)))
-
-
-def _first_line(files: Sequence[str], wrong: Any) -> str:
-    """`file:line` of the first line that is wrong; only walked once an error is certain."""
-    import gzip
-
-    for name in files:
-        with gzip.open(name, "rt") if name.endswith(".gz") else open(name, encoding="utf-8") as stream:
-            for number, text in enumerate(stream, start=1):
-                if text.strip() and wrong(text):
-                    return f"{name}:{number}"
-    return files[0]
+            with draft.open("wb") as raw:
+                if target.suffix == ".gz":
+                    with gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as packed:
+                        yield cast(IO[bytes], packed)
+                else:
+                    yield raw
+                raw.flush()
+                os.fsync(raw.fileno())
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)

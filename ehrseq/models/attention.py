@@ -4,6 +4,7 @@ A position attends to itself and to earlier positions of the same segment. Paddi
 and gives zeros. Segments are contiguous, as the loader packs them.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -31,12 +32,16 @@ def attention(
     Raises: ConfigError for an unknown backend; ShapeError if the shapes do not agree.
     """
     if q.shape != k.shape or q.shape != v.shape or segment.shape != q.shape[:2]:
-        raise ShapeError(f"attention: q {q.shape}, k {k.shape}, v {v.shape}, segment {segment.shape} do not agree.")
+        raise ShapeError(
+            f"attention: q {q.shape}, k {k.shape}, v {v.shape}, segment {segment.shape} do not agree."
+        )
     if backend == "reference":
         return _reference(q, k, v, segment)
     if backend == "blockwise":
         return _padded_blockwise(q, k, v, segment, min(block, q.shape[1]))
-    raise ConfigError(f"attention backend {backend!r} is not one of {', '.join(BACKENDS)}.{closest(backend, BACKENDS)}")
+    raise ConfigError(
+        f"attention backend {backend!r} is not one of {', '.join(BACKENDS)}.{closest(backend, BACKENDS)}"
+    )
 
 
 def segment_starts(segment: Array) -> Array:
@@ -63,7 +68,7 @@ def _allowed(segment_q: Array, segment_k: Array, index_q: Array, index_k: Array)
 
 
 def _scale(q: Array) -> float:
-    return float(q.shape[-1]) ** -0.5
+    return 1 / math.sqrt(q.shape[-1])
 
 
 def _padded_blockwise(q: Array, k: Array, v: Array, segment: Array, block: int) -> Array:
@@ -139,7 +144,9 @@ def _backward(block: int, saved: _Saved, grad: Array) -> tuple[Array, Array, Arr
     q, k, v, segment, out, log_sum = saved
     correction = jnp.einsum("bthd,bthd->bht", grad, out, preferred_element_type=jnp.float32)
 
-    def query_tile(carry: tuple[Array, Array], step: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+    def query_tile(
+        carry: tuple[Array, Array], step: tuple[Array, Array]
+    ) -> tuple[tuple[Array, Array], Array]:
         i, first = step
         q_i, grad_i = _tile(q, i, block), _tile(grad, i, block)
         log_sum_i = lax.dynamic_slice_in_dim(log_sum, i * block, block, axis=2)

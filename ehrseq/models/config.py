@@ -15,7 +15,9 @@ def checked_fields(cls: type, values: Mapping[str, Any], where: str) -> dict[str
     known = {field.name: field for field in fields(cls)}
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}.{closest(key, known)} Known: {', '.join(known)}.")
+            raise ConfigError(
+                f"{where}: unknown key {key!r}.{closest(key, known)} Known: {', '.join(known)}."
+            )
         expected = known[key].type
         if expected in (int, float, bool, str):
             right = (int, float) if expected is float else expected
@@ -34,6 +36,7 @@ class ModelConfig:
     heads: int = 4  # of attention; dim / heads must be a multiple of 4
     mlp_ratio: float = 2.0  # inner width of the gated MLP / dim
     pools: int = 4  # learned time-weighted means of the past that each prediction reads
+    wide: bool = True  # add a linear path from the latest event of each code (off for thousands of tasks)
     dropout: float = 0.1  # of each residual branch and of the head
     event_dropout: float = 0.1  # probability that training hides an event's code
     attention: str = "blockwise"  # see attention.BACKENDS

@@ -83,7 +83,8 @@ def time_features(batch: Batch) -> Array:
     years, known = finite(age_days / _DAYS_PER_YEAR)
     years = jnp.maximum(years, 0)
     plain = jnp.stack(
-        [jnp.log1p(gap * _HOURS) / 4, jnp.log1p(time * _HOURS) / 8, known, years / 50, jnp.log1p(years) / 4], axis=-1
+        [jnp.log1p(gap * _HOURS) / 4, jnp.log1p(time * _HOURS) / 8, known, years / 50, jnp.log1p(years) / 4],
+        axis=-1,
     )
     return jnp.concatenate([plain, encode_age(years) * known[..., None]], axis=-1)
 

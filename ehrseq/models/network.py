@@ -1,12 +1,14 @@
 """The whole network: embedding, trunk of a family, label reader and heads."""
 
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
 from ehrseq.models.config import Inputs, ModelConfig
 from ehrseq.models.dropout import hide_events, keys
 from ehrseq.models.embedding import EventEmbedding
-from ehrseq.models.heads import LabelReader, TaskHeads
+from ehrseq.models.heads import LabelReader, TaskHeads, visible
+from ehrseq.models.wide import WideReader
 
 
 class Network(nnx.Module):
@@ -20,16 +22,20 @@ class Network(nnx.Module):
         self.trunk = trunk
         self.reader = LabelReader(config, rngs)
         self.heads = TaskHeads(config, len(inputs.tasks), rngs)
+        self.wide = WideReader(inputs) if config.wide else None
         self.event_dropout = config.event_dropout
 
     def represent(self, batch: dict[str, Array], key: Array | None = None) -> Array:
         """Representations [B, T, dim] float32; position t knows positions 0..t of its segment."""
-        hide, inside = keys(key, 2)
-        hidden: Array = self.trunk(self.embedding(hide_events(batch, self.event_dropout, hide)), batch, inside)
+        hidden: Array = self.trunk(self.embedding(batch), batch, key)
         return hidden
 
     def __call__(self, batch: dict[str, Array], key: Array | None = None) -> Array:
         """Logits [B, K] float32; seats without a label hold something finite and meaningless."""
-        inside, head = keys(key, 2)
-        read = self.reader(self.represent(batch, inside), batch)
-        return self.heads(read, batch["label_task"], head)
+        hide, inside, head = keys(key, 3)
+        batch = hide_events(batch, self.event_dropout, hide)
+        seen, latest = visible(batch)
+        logits = self.heads(self.reader(self.represent(batch, inside), batch, seen, latest), head)
+        if self.wide is not None:
+            logits = logits + self.wide(batch, latest)
+        return jnp.take_along_axis(logits, batch["label_task"][..., None], axis=-1)[..., 0]

@@ -1,6 +1,7 @@
 """Families of models by name, and a model's parameters as a flat dict of arrays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 from flax import nnx
@@ -54,7 +55,9 @@ def _check(values: Parameters, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if name not in values:
             raise ModelError(f"parameter {name!r} is missing: the weights belong to another configuration.")
         if tuple(values[name].shape) != tuple(shape):
-            raise ModelError(f"parameter {name!r} has shape {tuple(values[name].shape)}, expected {tuple(shape)}.")
+            raise ModelError(
+                f"parameter {name!r} has shape {tuple(values[name].shape)}, expected {tuple(shape)}."
+            )
 
 
 def count(values: Parameters) -> int:
@@ -62,5 +65,5 @@ def count(values: Parameters) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(values))
 
 
-def _name(path: tuple[str | int, ...]) -> str:
+def _name(path: Iterable[Any]) -> str:
     return ".".join(str(part) for part in path)

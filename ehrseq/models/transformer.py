@@ -1,5 +1,6 @@
 """The packed causal transformer: pre-norm blocks of segment-masked attention and a gated MLP."""
 
+import math
 from functools import partial
 
 import jax
@@ -62,7 +63,7 @@ class GatedMLP(nnx.Module):
 
 def _branch_gain(config: ModelConfig) -> float:
     """Residual branches start small, so that depth does not change the stream's scale (GPT-2's rule)."""
-    return float(2 * max(config.layers, 1)) ** -0.5
+    return 1 / math.sqrt(2 * max(config.layers, 1))
 
 
 class Block(nnx.Module):

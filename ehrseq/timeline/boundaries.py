@@ -24,7 +24,9 @@ def boundary(value: Value, *, high: bool) -> Value:
         moved = value.expr + half if high else value.expr - half
         return Value(moved.round(8), pl.Float64(), type="decimal")
     if value.dtype != pl.String or value.type not in ("date", "dateTime", "instant", "time"):
-        raise TimelineError(f"a boundary of {value.type or value.dtype}; expected a decimal, date, dateTime or time")
+        raise TimelineError(
+            f"a boundary of {value.type or value.dtype}; expected a decimal, date, dateTime or time"
+        )
     return Value(_text(value.expr, value.type, high), pl.String(), type=value.type)
 
 

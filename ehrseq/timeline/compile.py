@@ -203,7 +203,9 @@ def _binary(operator: str, left: Value, right: Value) -> Value:
         return _equality(operator, left, right)
     left, right = single(left), single(right)
     if operator == "&":
-        texts = [literal("", "string").expr if side.empty else side.expr.fill_null("") for side in (left, right)]
+        texts = [
+            literal("", "string").expr if side.empty else side.expr.fill_null("") for side in (left, right)
+        ]
         return Value(texts[0] + texts[1], _TEXT, type="string")
     comparison = operator in ("<", "<=", ">", ">=")
     if left.empty or right.empty:
@@ -213,7 +215,10 @@ def _binary(operator: str, left: Value, right: Value) -> Value:
 
 
 def _logical(operator: str, left: Value, right: Value) -> Value:
-    sides = [pl.lit(None, dtype=pl.Boolean) if side.empty else condition(side) for side in map(single, (left, right))]
+    sides = [
+        pl.lit(None, dtype=pl.Boolean) if side.empty else condition(side)
+        for side in map(single, (left, right))
+    ]
     match operator:
         case "and":
             expr = sides[0] & sides[1]

@@ -50,7 +50,9 @@ def with_codes(frame: pl.DataFrame, kind: Kind, concepts: Concepts) -> pl.DataFr
         name = pl.concat_str(pl.lit(kind.prefix), coded, separator="//")
         names += [name, pl.concat_str(pl.lit(kind.prefix), pl.lit("text"), text, separator="//")]
         there = coded.is_not_null() | text.is_not_null()
-        described.append(pl.when(there).then(pl.coalesce(_column(frame, f"{stem}_display"), text, pl.lit(""))))
+        described.append(
+            pl.when(there).then(pl.coalesce(_column(frame, f"{stem}_display"), text, pl.lit("")))
+        )
     code = pl.coalesce([*names, *([pl.lit(kind.prefix)] if kind.bare else [])])
     answer = pl.coalesce([part for stem in kind.answer for part in _answer(frame, stem)] or [pl.lit(None)])
     suffix = pl.concat_str(pl.lit("//"), answer).fill_null("") if kind.answer else pl.lit("")
@@ -107,7 +109,9 @@ def _text(frame: pl.DataFrame, stem: str) -> pl.Expr:
     """Free text with single spaces, cut to a length; null if empty or absent."""
     if f"{stem}_text" not in frame.columns or frame[f"{stem}_text"].null_count() == frame.height:
         return pl.lit(None, dtype=pl.String)
-    text = pl.col(f"{stem}_text").str.replace_all(r"\s+", " ").str.strip_chars(" ").str.slice(0, _LONGEST_TEXT)
+    text = (
+        pl.col(f"{stem}_text").str.replace_all(r"\s+", " ").str.strip_chars(" ").str.slice(0, _LONGEST_TEXT)
+    )
     return pl.when(text != "").then(text)
 
 

@@ -20,7 +20,11 @@ from ehrseq.core.errors import ConfigError
 
 _OFFSET_FORMAT = "%Y-%m-%dT%H:%M:%S%.f%#z"
 _LOCAL_FORMAT = "%Y-%m-%dT%H:%M:%S%.f"
-_PARTIAL = ((10, "", "1d"), (7, "-01", "1mo"), (4, "-01-01", "1y"))  # length, what completes it, how long it lasts
+_PARTIAL = (
+    (10, "", "1d"),
+    (7, "-01", "1mo"),
+    (4, "-01-01", "1y"),
+)  # length, what completes it, how long it lasts
 
 
 def earliest(text: pl.Expr, timezone: str = "UTC") -> pl.Expr:
@@ -35,7 +39,8 @@ def earliest(text: pl.Expr, timezone: str = "UTC") -> pl.Expr:
 def latest(text: pl.Expr, timezone: str = "UTC") -> pl.Expr:
     """Last instant that a FHIR date, dateTime or instant may mean; the same as `earliest` if it has a time of day."""
     partial = [
-        _local(_midnight(text, length, rest).dt.offset_by(lasts), timezone, "latest") - pl.duration(microseconds=1)
+        _local(_midnight(text, length, rest).dt.offset_by(lasts), timezone, "latest")
+        - pl.duration(microseconds=1)
         for length, rest, lasts in _PARTIAL
     ]
     return pl.coalesce(_clock(text, timezone), *partial)
@@ -51,7 +56,9 @@ def check_timezone(name: str) -> None:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ConfigError(f'timezone "{name}" is not known. Expected an IANA name such as "Europe/Berlin".') from error
+        raise ConfigError(
+            f'timezone "{name}" is not known. Expected an IANA name such as "Europe/Berlin".'
+        ) from error
 
 
 def _clock(text: pl.Expr, timezone: str) -> pl.Expr:

@@ -16,7 +16,17 @@ from ehrseq.timeline import fhirpath
 
 _DESCRIPTIVE = {
     *("resourceType", "id", "meta", "text", "url", "identifier", "name", "title", "status", "experimental"),
-    *("publisher", "contact", "description", "useContext", "copyright", "fhirVersion", "profile", "version", "date"),
+    *(
+        "publisher",
+        "contact",
+        "description",
+        "useContext",
+        "copyright",
+        "fhirVersion",
+        "profile",
+        "version",
+        "date",
+    ),
     *("jurisdiction", "purpose", "versionAlgorithmString", "versionAlgorithmCoding", "extension"),
 }
 _VIEW_KEYS = {"resource", "constant", "select", "where"} | _DESCRIPTIVE
@@ -25,7 +35,19 @@ _COLUMN_KEYS = {"name", "path", "type", "collection", "description", "tag"}
 _NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 _NUMBERS = {"decimal": float, "integer": int, "integer64": int, "unsignedInt": int, "positiveInt": int}
 _TEXTS = {
-    *("base64Binary", "canonical", "code", "date", "dateTime", "id", "instant", "markdown", "oid", "string", "time"),
+    *(
+        "base64Binary",
+        "canonical",
+        "code",
+        "date",
+        "dateTime",
+        "id",
+        "instant",
+        "markdown",
+        "oid",
+        "string",
+        "time",
+    ),
     *("uri", "url", "uuid"),
 }
 
@@ -96,7 +118,9 @@ def read_view(document: Document, name: str) -> View:
     check_keys(document, (), found, _VIEW_KEYS, TimelineError)
     resource = found.get("resource")
     if not isinstance(resource, str):
-        raise _fault(document, ("resource",), "a view needs `resource`, the FHIR type it reads, e.g. Observation")
+        raise _fault(
+            document, ("resource",), "a view needs `resource`, the FHIR type it reads, e.g. Observation"
+        )
     parts = _list(document, ("select",), found.get("select"))
     selects = tuple(_select(document, ("select", index), part) for index, part in enumerate(parts))
     if not selects:
@@ -121,10 +145,14 @@ def _select(document: Document, where: Where, found: Any) -> Select:
         _path(document, (*where, mode), path)
         for path in (_list(document, (*where, mode), raw) if mode == "repeat" else [raw] if mode else [])
     )
-    parts = {key: _list(document, (*where, key), found.get(key, [])) for key in ("column", "select", "unionAll")}
+    parts = {
+        key: _list(document, (*where, key), found.get(key, [])) for key in ("column", "select", "unionAll")
+    }
     if not any(parts.values()):
         raise _fault(document, where, "a select needs `column`, `select` or `unionAll`")
-    union = tuple(_select(document, (*where, "unionAll", i), part) for i, part in enumerate(parts["unionAll"]))
+    union = tuple(
+        _select(document, (*where, "unionAll", i), part) for i, part in enumerate(parts["unionAll"])
+    )
     for index, branch in enumerate(union):
         if branch.names() != union[0].names():
             raise _fault(
@@ -147,7 +175,9 @@ def _column(document: Document, where: Where, found: Any) -> Column:
     check_keys(document, where, found, _COLUMN_KEYS, TimelineError)
     name = found.get("name")
     if not isinstance(name, str) or not _NAME.match(name):
-        raise _fault(document, where, "a column needs a `name` of letters, digits and _, beginning with a letter")
+        raise _fault(
+            document, where, "a column needs a `name` of letters, digits and _, beginning with a letter"
+        )
     collection, type_name = found.get("collection", False), found.get("type")
     if not isinstance(collection, bool) or not isinstance(type_name, str | None):
         raise _fault(document, where, f"column `{name}`: `collection` is true or false, `type` a FHIR type")
@@ -168,7 +198,10 @@ def _constants(document: Document, found: Any) -> dict[str, tuple[str | int | fl
         if not isinstance(item, dict) or not _NAME.match(str(item.get("name", ""))) or len(keys) != 1:
             raise _fault(document, where, "a constant needs a `name` and one value, e.g. `valueString`")
         type_name = keys[0][5:6].lower() + keys[0][6:]
-        constants[item["name"]] = (_constant(document, (*where, keys[0]), item[keys[0]], type_name), type_name)
+        constants[item["name"]] = (
+            _constant(document, (*where, keys[0]), item[keys[0]], type_name),
+            type_name,
+        )
     return constants
 
 
@@ -181,7 +214,9 @@ def _constant(document: Document, where: Where, value: Any, type_name: str) -> s
     if type_name in _TEXTS and isinstance(value, str):
         return value
     known = sorted(_TEXTS | set(_NUMBERS) | {"boolean"})
-    raise _fault(document, where, f"not a constant of a known type ({', '.join(known)}); quote texts and dates")
+    raise _fault(
+        document, where, f"not a constant of a known type ({', '.join(known)}); quote texts and dates"
+    )
 
 
 def _path(document: Document, where: Where, found: Any) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from ehrseq.timeline import dates
-from ehrseq.timeline.concepts import Concepts, parents, with_codes
+from ehrseq.timeline.concepts import PARENTS, Concepts, parents, with_codes
 from ehrseq.timeline.knowable import GUARANTEES, Kind, Source
 from ehrseq.timeline.schema import Event
 
@@ -15,15 +15,20 @@ UNREADABLE, NOT_YET = "unreadable date", "not knowable yet"
 REASONS = (NO_PATIENT, NO_CODE, UNREADABLE, NO_DATE, NOT_YET)
 
 # beside the columns of Event while events are made and sorted
-ORDER, GUARANTEE, DESCRIPTION = "_order", "_guarantee", "_description"
+RANK, ORDER, GUARANTEE, DESCRIPTION = "_rank", "_order", "_guarantee", "_description"
+
+MADE = pl.Schema({
+    **Event.polars_schema(), RANK: pl.UInt16(), ORDER: pl.UInt16(),
+    GUARANTEE: pl.Enum(GUARANTEES), DESCRIPTION: pl.String(),
+})  # fmt: skip
 
 _SECONDS_PER_DAY = 86_400.0
 
 
 @dataclass(frozen=True)
 class Made:
-    """`events`: Event rows with `_order`, `_guarantee`, `_description`. `missed`: resource_id and reason of each row
-    that gave none. `parents`: code and parent, for codes.parquet."""
+    """`events`: Event rows with `_rank`, `_order`, `_guarantee`, `_description`. `missed`: resource_id and reason of
+    each row that gave none. `parents`: code and parent, for codes.parquet."""
 
     events: pl.DataFrame
     missed: pl.DataFrame
@@ -31,27 +36,37 @@ class Made:
 
 
 def make_events(
-    kind: Kind, rows: pl.DataFrame, joined: Mapping[str, pl.DataFrame], *, order: int, concepts: Concepts, timezone: str
+    kind: Kind,
+    rows: pl.DataFrame,
+    joined: Mapping[str, pl.DataFrame],
+    *,
+    order: tuple[int, int],
+    concepts: Concepts,
+    timezone: str,
 ) -> Made:
     """Make the events of `kind` from the rows of its view.
 
     `rows`: the view's columns and `subject_id`. `joined`: rows of the views that the kind joins, by view, unique by
-    resource_id. `order` ranks the kind among events of the same moment.
+    resource_id. `order` ranks the kind among events of the same moment: that of its group, then its own.
     """
     frame = rows.filter(pl.col(kind.when)) if kind.when else rows
     for view, key in kind.join:
         other = joined[view].rename(lambda column, view=view: f"{view}.{column}")  # type: ignore[misc]
-        frame = frame.join(other, left_on=key, right_on=f"{view}.resource_id", how="left", maintain_order="left")
+        frame = frame.join(
+            other, left_on=key, right_on=f"{view}.resource_id", how="left", maintain_order="left"
+        )
     frame = with_codes(frame, kind, concepts)
-    coded = frame.filter(pl.col(Event.subject_id).is_not_null() & pl.col(Event.code).is_not_null())
+    named, about = pl.col(Event.code).is_not_null(), pl.col(Event.subject_id).is_not_null()
+    missed = [_missed(frame, ~about, NO_PATIENT), _missed(frame, about & ~named, NO_CODE)]
+    coded = frame.filter(named & about)
     clock = _Clock(coded.schema, timezone)
     timed = coded.lazy().with_columns(*clock.times(kind)).collect()
     known = timed if kind.time is None else timed.filter(pl.col(Event.time).is_not_null())
-    missed = [_missed(frame, pl.col(Event.subject_id).is_null(), NO_PATIENT)]
-    missed.append(_missed(frame, pl.col(Event.subject_id).is_not_null() & pl.col(Event.code).is_null(), NO_CODE))
     if known.height < timed.height:
         late = timed.filter(pl.col(Event.time).is_null())
         missed.append(late.lazy().select("resource_id", reason=clock.reason(kind)).collect())
+    if known.is_empty():
+        return Made(pl.DataFrame(schema=MADE), pl.concat(missed), pl.DataFrame(schema=PARENTS))
     events = known.lazy().select(_columns(kind, clock, order)).select(_finished()).collect()
     return Made(events, pl.concat(missed), parents(known, kind, concepts))
 
@@ -93,6 +108,8 @@ class _Clock:
             usable += [dates.has_clock(_first(columns)) for columns in source.parts]
         usable += [~self.there(column) for column in source.unless]
         time = pl.max_horizontal(parts) if len(parts) > 1 else parts[0]
+        if source.after:
+            time = time.dt.offset_by(source.after)
         return pl.when(pl.all_horizontal(usable)).then(time) if usable else time
 
     def there(self, column: str) -> pl.Expr:
@@ -112,7 +129,7 @@ class _Clock:
         return why.otherwise(pl.lit(NO_DATE))
 
 
-def _columns(kind: Kind, clock: _Clock, order: int) -> list[pl.Expr]:
+def _columns(kind: Kind, clock: _Clock, order: tuple[int, int]) -> list[pl.Expr]:
     """The columns of Event, from what the table names for this kind."""
     time, text = pl.Datetime("us"), _first(kind.text) if kind.text else pl.lit(None, dtype=pl.String)
     note = pl.lit(None, dtype=pl.String)
@@ -130,12 +147,15 @@ def _columns(kind: Kind, clock: _Clock, order: int) -> list[pl.Expr]:
         ),
         (clock.latest(kind.end_time) if kind.end_time else pl.lit(None, dtype=time)).alias(Event.end_time),
         pl.when(value.is_not_null()).then(pl.lit("d") if kind.elapsed else unit).alias(Event.unit),
-        (_first(kind.encounter) if kind.encounter else pl.lit(None, dtype=pl.String)).alias(Event.encounter_id),
+        (_first(kind.encounter) if kind.encounter else pl.lit(None, dtype=pl.String)).alias(
+            Event.encounter_id
+        ),
         pl.col(Event.resource_type),
         pl.col(Event.resource_id),
         pl.when(note.is_not_null()).then(pl.lit("note")).otherwise(pl.lit("record")).alias(Event.modality),
         pl.lit(None, dtype=Event.polars_schema()[Event.span]).alias(Event.span),
-        pl.lit(order, dtype=pl.UInt16).alias(ORDER),
+        pl.lit(order[0], dtype=pl.UInt16).alias(RANK),
+        pl.lit(order[1], dtype=pl.UInt16).alias(ORDER),
         pl.col(GUARANTEE).cast(pl.Enum(GUARANTEES)),
         pl.col(DESCRIPTION),
     ]

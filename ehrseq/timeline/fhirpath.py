@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NoReturn
 
 from ehrseq.core.errors import TimelineError, closest
 
@@ -149,20 +148,20 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.tokens = [*_tokens(text, self.fail), _Token("end", "", len(text))]
+        self.tokens = [*_tokens(text, self.fault), _Token("end", "", len(text))]
         self.next = 0
 
     def parse(self) -> Node:
         node = self.binary(0)
         if self.token.kind != "end":
-            self.fail(self.token.at, f"unexpected `{self.token.text}`", self.token.text)
+            raise self.fault(self.token.at, f"unexpected `{self.token.text}`", self.token.text)
         return node
 
-    def fail(self, at: int, problem: str, symbol: str = "") -> NoReturn:
+    def fault(self, at: int, problem: str, symbol: str = "") -> TimelineError:
         advice = ""
         if symbol in _UNSUPPORTED:
             advice = f" `{symbol}` is not in the FHIRPath subset of SQL on FHIR."
-        raise TimelineError(f"`{self.text}` column {at + 1}: {problem}.{advice}")
+        return TimelineError(f"`{self.text}` column {at + 1}: {problem}.{advice}")
 
     @property
     def token(self) -> _Token:
@@ -179,7 +178,7 @@ class _Parser:
     def expect(self, text: str) -> None:
         if not self.take(text):
             found = f"`{self.token.text}`" if self.token.kind != "end" else "the end"
-            self.fail(self.token.at, f"expected `{text}`, found {found}")
+            raise self.fault(self.token.at, f"expected `{text}`, found {found}")
 
     def binary(self, level: int) -> Node:
         if level == len(_PRECEDENCE):
@@ -216,10 +215,14 @@ class _Parser:
                 return Literal(_unescape(token.text[1:-1]), "string")
             case "number":
                 whole = "." not in token.text
-                return Literal(int(token.text) if whole else float(token.text), "integer" if whole else "decimal")
+                return Literal(
+                    int(token.text) if whole else float(token.text), "integer" if whole else "decimal"
+                )
             case "date":
                 text = token.text[1:]
-                return Literal(text.lstrip("T"), "time" if text[0] == "T" else "dateTime" if "T" in text else "date")
+                return Literal(
+                    text.lstrip("T"), "time" if text[0] == "T" else "dateTime" if "T" in text else "date"
+                )
             case "name":
                 return Literal(token.text == "true", "boolean")
             case "constant":
@@ -232,20 +235,20 @@ class _Parser:
                 return node
         found = f"`{token.text}`" if token.kind != "end" else "the end"
         self.next -= 1
-        self.fail(token.at, f"expected a path or a literal, found {found}", token.text)
+        raise self.fault(token.at, f"expected a path or a literal, found {found}", token.text)
 
     def step(self, base: Node | None) -> Node:
         token = self.token
         if token.kind != "name":
             found = f"`{token.text}`" if token.kind != "end" else "the end"
-            self.fail(token.at, f"expected an element or a function, found {found}", token.text)
+            raise self.fault(token.at, f"expected an element or a function, found {found}", token.text)
         self.next += 1
         name = token.text.strip("`")
         return self.call(base, name, token.at) if self.take("(") else Member(base, name)
 
     def call(self, base: Node | None, name: str, at: int) -> Node:
         if name not in FUNCTIONS:
-            self.fail(at, f"unknown function `{name}`.{closest(name, FUNCTIONS)}".rstrip("."))
+            raise self.fault(at, f"unknown function `{name}`.{closest(name, FUNCTIONS)}".rstrip("."))
         arguments: list[Node] = []
         if not self.take(")"):
             arguments.append(self.binary(0))
@@ -255,16 +258,16 @@ class _Parser:
         fewest, most = FUNCTIONS[name]
         if not fewest <= len(arguments) <= most:
             wanted = str(fewest) if fewest == most else f"{fewest} to {most}"
-            self.fail(at, f"`{name}` has {len(arguments)} arguments, expected {wanted}")
+            raise self.fault(at, f"`{name}` has {len(arguments)} arguments, expected {wanted}")
         return Call(base, name, tuple(arguments))
 
 
-def _tokens(text: str, fail: Callable[[int, str], NoReturn]) -> Iterator[_Token]:
+def _tokens(text: str, fault: Callable[[int, str], TimelineError]) -> Iterator[_Token]:
     at = 0
     while at < len(text):
         found = _TOKEN.match(text, at)
         if not found:
-            fail(at, "unfinished string" if text[at] == "'" else f"unexpected `{text[at]}`")
+            raise fault(at, "unfinished string" if text[at] == "'" else f"unexpected `{text[at]}`")
         if found.lastgroup != "space":
             yield _Token(str(found.lastgroup), found.group(), at)
         at = found.end()
@@ -276,4 +279,3 @@ def _unescape(text: str) -> str:
         return chr(int(code[1:], 16)) if len(code) == 5 else _ESCAPES.get(code, code)
 
     return re.sub(r"\\(u[0-9A-Fa-f]{4}|.)", plain, text)
-

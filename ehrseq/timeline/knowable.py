@@ -4,13 +4,16 @@ The grammar stands at the head of `knowable.yaml`. Everything is checked at load
 words are errors with file, line and the closest name.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ehrseq.core.errors import TimelineError, closest
+from ehrseq.core.files import sha256_file
+from ehrseq.core.hashing import content_hash
 from ehrseq.core.yaml_lines import Document, Where, check_keys, load_yaml
 from ehrseq.timeline.definition import View, load_view
 from ehrseq.timeline.systems import read_systems
@@ -20,10 +23,23 @@ TABLE, SYSTEMS = "knowable.yaml", "systems.yaml"
 GUARANTEES = ("stated", "derived", "assumed")
 
 _KEYS = {
-    *("view", "when", "join", "code", "prefix", "concept", "answer", "otherwise", "codings", "time", "clinical_time"),
+    *(
+        "view",
+        "when",
+        "join",
+        "code",
+        "prefix",
+        "concept",
+        "answer",
+        "otherwise",
+        "codings",
+        "time",
+        "clinical_time",
+    ),
     *("end_time", "value", "unit", "text", "elapsed", "note", "encounter"),
 }
-_SOURCE_KEYS = {"from", "latest", "edge", "clock", "unless", "guarantee"}
+_SOURCE_KEYS = {"from", "latest", "edge", "clock", "unless", "after", "guarantee"}
+_DURATION = re.compile(r"^\d+(us|ms|s|m|h|d|w)$")
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,7 @@ class Source:
     edge: str  # "end" or "start"
     clock: bool
     unless: tuple[str, ...]
+    after: str | None  # how much later than that, as polars writes durations: "3d"
     guarantee: str
 
 
@@ -74,12 +91,19 @@ class Knowledge:
         """Kinds whose view reads resources of this type, in order."""
         return [kind for kind in self.kinds if self.views[kind.view].resource == resource]
 
+    def order(self, kind: Kind) -> tuple[int, int]:
+        """Rank of a kind among events of one moment: first that of its group, neighbours in the table that read the
+        same view, so that all which one resource says stands together; then its own."""
+        own = first = self.kinds.index(kind)
+        while first and self.kinds[first - 1].view == kind.view:
+            first -= 1
+        return first, own
+
     def views_of(self, resource: str) -> list[str]:
         """Names of all views of a resource type, those that only serve joins among them."""
         return [name for name, view in self.views.items() if view.resource == resource]
 
 
-@cache
 def load_knowledge(folder: Path | None = None) -> Knowledge:
     """Read the shipped views and tables, and what `folder` adds, replaces or removes.
 
@@ -105,6 +129,20 @@ def load_knowledge(folder: Path | None = None) -> Knowledge:
     return Knowledge(views, tuple(kinds.values()), systems)
 
 
+def rules_hash(folder: Path | None = None) -> str:
+    """Hash of all views and tables in force: they decide the events as much as the code does."""
+    folders = [SHIPPED, SHIPPED / "views", *([folder] if folder and folder.is_dir() else [])]
+    suffixes = (".yaml", ".yml", ".json")
+    files = [path for place in folders for path in sorted(place.iterdir()) if path.suffix in suffixes]
+    return content_hash([[path.name, sha256_file(path)] for path in files])
+
+
+@lru_cache(maxsize=2)
+def knowledge_of(folder: Path | None, _rules_hash: str) -> Knowledge:
+    """`load_knowledge`, once in a process for all buckets; again when the hash is another."""
+    return load_knowledge(folder)
+
+
 def _merge(document: Document, views: Mapping[str, View], kinds: dict[str, Kind]) -> None:
     check_keys(document, (), document.value, {"version", "kinds"}, TimelineError)
     for name, found in (document.value.get("kinds") or {}).items():
@@ -125,20 +163,29 @@ class _Reader:
     def kind(self, name: str, found: Any) -> Kind:
         check_keys(self.document, self.where, found, _KEYS, TimelineError)
         view = self.view(("view",), found.get("view"))
-        joins = tuple((self.view(("join", other), other), str(key)) for other, key in found.get("join", {}).items())
+        joins = tuple(
+            (self.view(("join", other), other), str(key)) for other, key in found.get("join", {}).items()
+        )
         columns = {*self.views[view].columns}
         if missing := next((key for _, key in joins if key not in columns), None):
-            raise self.fault(("join",), f"view `{view}` has no column `{missing}`.{closest(missing, columns)}")
+            raise self.fault(
+                ("join",), f"view `{view}` has no column `{missing}`.{closest(missing, columns)}"
+            )
         for other, _ in joins:
             columns |= {f"{other}.{column}" for column in self.views[other].columns}
         if ("code" in found) == ("prefix" in found):
             raise self.fault((), "needs either `code` or `prefix`.")
         if "prefix" in found and not ({"concept", "otherwise"} & set(found)):
-            raise self.fault((), "has a `prefix` and no `concept`: say `otherwise: prefix` if it is the whole code.")
+            raise self.fault(
+                (), "has a `prefix` and no `concept`: say `otherwise: prefix` if it is the whole code."
+            )
         note, elapsed = found.get("note"), found.get("elapsed")
         if note is not None:
             check_keys(self.document, (*self.where, "note"), note, {"data", "type"}, TimelineError)
-            note = (self.column("note", note.get("data"), columns), self.column("note", note.get("type"), columns))
+            note = (
+                self.column("note", note.get("data"), columns),
+                self.column("note", note.get("type"), columns),
+            )
         if elapsed is not None:
             elapsed = self.columns("elapsed", elapsed, columns)
             if len(elapsed) != 2:
@@ -181,8 +228,10 @@ class _Reader:
         return Source(
             parts=tuple(self.columns("time", part, columns) for part in parts),
             edge=self.word((*at, "edge"), found.get("edge", "end"), ("end", "start")),
-            clock=self.word((*at, "clock"), found.get("clock", "optional"), ("optional", "required")) == "required",
+            clock=self.word((*at, "clock"), found.get("clock", "optional"), ("optional", "required"))
+            == "required",
             unless=self.columns("time", found.get("unless", []), columns),
+            after=self.duration((*at, "after"), found.get("after")),
             guarantee=self.word((*at, "guarantee"), found.get("guarantee"), GUARANTEES),
         )
 
@@ -197,20 +246,31 @@ class _Reader:
 
     def column(self, key: str, name: Any, columns: set[str]) -> str:
         if name not in columns:
-            raise self.fault((key,), f"`{key}`: no view at hand has column `{name}`.{closest(str(name), columns)}")
+            raise self.fault(
+                (key,), f"`{key}`: no view at hand has column `{name}`.{closest(str(name), columns)}"
+            )
         return str(name)
 
     def stems(self, key: str, found: Any, columns: set[str]) -> tuple[str, ...]:
         names = tuple(str(name) for name in (found if isinstance(found, list) else [found]))
         for name in names:
             if not {f"{name}_code", f"{name}_text"} & columns:
-                raise self.fault((key,), f"`{key}`: no view at hand has column `{name}_code` or `{name}_text`.")
+                raise self.fault(
+                    (key,), f"`{key}`: no view at hand has column `{name}_code` or `{name}_text`."
+                )
         return names
 
     def word(self, at: Where, found: Any, words: tuple[str, ...]) -> str:
         if found not in words:
             raise self.fault(at, f"`{at[-1]}` is {found!r}, expected {' or '.join(words)}.")
         return str(found)
+
+    def duration(self, at: Where, found: Any) -> str | None:
+        if found is not None and not _DURATION.match(str(found)):
+            raise self.fault(
+                at, f"`after` is {found!r}, expected a number and a unit (us ms s m h d w), e.g. 3d."
+            )
+        return None if found is None else str(found)
 
     def fault(self, at: Where, problem: str) -> TimelineError:
         return TimelineError(f"{self.document.at((*self.where, *at))}  kind `{self.where[-1]}`: {problem}")

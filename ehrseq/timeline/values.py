@@ -47,7 +47,9 @@ def resource(schema: pl.Schema, type_name: str) -> Value:
     return Value(pl.struct(*schema), dtype, type=type_name, root=True)
 
 
-def mapped(value: Value, step: Callable[[pl.Expr], pl.Expr], dtype: pl.DataType, type_name: str | None) -> Value:
+def mapped(
+    value: Value, step: Callable[[pl.Expr], pl.Expr], dtype: pl.DataType, type_name: str | None
+) -> Value:
     """Apply `step` to each item; items that come out null are no items."""
     if not value.many:
         return Value(step(value.expr), dtype, type=type_name)
@@ -137,7 +139,10 @@ def exists(value: Value) -> pl.Expr:
 def _columns(dtype: pl.DataType) -> dict[str, pl.DataType]:
     if not isinstance(dtype, pl.Struct):
         return {}
-    return {part.name: part.dtype if isinstance(part.dtype, pl.DataType) else part.dtype() for part in dtype.fields}
+    return {
+        part.name: part.dtype if isinstance(part.dtype, pl.DataType) else part.dtype()
+        for part in dtype.fields
+    }
 
 
 def _children(type_name: str | None) -> dict[str, elements.Element] | None:

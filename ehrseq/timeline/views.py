@@ -50,10 +50,11 @@ def plan_view(view: View, frame: pl.LazyFrame) -> Plan:
     builder = _Builder(view, frame.collect_schema())
     kept = frame
     for index, path in enumerate(view.where):
-        value = builder.value(path, builder.scope, ("where", index, "path"))
-        kept = kept.filter(builder.located(("where", index, "path"), path, lambda value=value: condition(value)))
+        kept = kept.filter(builder.condition(path, ("where", index, "path")))
     made = builder.select(view.select, kept, builder.scope)
-    return Plan(made.select(pl.col(f"={name}").alias(name) for name in view.columns), frozenset(builder.reads))
+    return Plan(
+        made.select(pl.col(f"={name}").alias(name) for name in view.columns), frozenset(builder.reads)
+    )
 
 
 def run_view(view: View, frame: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
@@ -93,13 +94,19 @@ class _Builder:
         except TimelineError as error:
             problem = str(error)
             quoted = "" if problem.startswith("`") else f"`{path}`: "
-            raise TimelineError(f"{self.view.document.at(where)}  {quoted}{problem}.".replace("..", ".")) from error
+            raise TimelineError(
+                f"{self.view.document.at(where)}  {quoted}{problem}.".replace("..", ".")
+            ) from error
 
     def value(self, path: str, scope: Scope, where: Where) -> Value:
         value = self.located(where, path, lambda: compiled(path, scope))
         for part in (value, *(value.choices or {}).values()):
             self.reads.update(name for name in part.expr.meta.root_names() if name in self.schema)
         return value
+
+    def condition(self, path: str, where: Where) -> pl.Expr:
+        value = self.value(path, self.scope, where)
+        return self.located(where, path, lambda: condition(value))
 
     def settled(self, path: str, scope: Scope, where: Where) -> Value:
         value = self.value(path, scope, where)
@@ -111,7 +118,9 @@ class _Builder:
             levels = self.repeat(select, frame, scope)
             plain = replace(select, mode="", paths=())
             kept = [*frame.collect_schema().names(), *(f"={name}" for name in select.names())]
-            return pl.concat([self.select(plain, *level).select(kept) for level in levels], how="vertical_relaxed")
+            return pl.concat(
+                [self.select(plain, *level).select(kept) for level in levels], how="vertical_relaxed"
+            )
         if select.mode:
             frame, scope = self.for_each(select, frame, scope)
         frame = frame.with_columns(self.column(column, scope) for column in select.columns)
@@ -119,7 +128,9 @@ class _Builder:
             frame = self.select(nested, frame, scope)
         if select.union:
             kept = [*frame.collect_schema().names(), *(f"={name}" for name in select.union[0].names())]
-            frame = pl.concat([self.select(part, frame, scope).select(kept) for part in select.union], how="vertical")
+            frame = pl.concat(
+                [self.select(part, frame, scope).select(kept) for part in select.union], how="vertical"
+            )
         return frame
 
     def for_each(self, select: Select, frame: pl.LazyFrame, scope: Scope) -> tuple[pl.LazyFrame, Scope]:
@@ -139,9 +150,7 @@ class _Builder:
         frame = frame.with_columns(pl.int_ranges(pl.col(item).list.len().cast(pl.Int64)).alias(index))
         return frame.explode(item, index, empty_as_null=or_null, keep_nulls=or_null)
 
-    def repeat(
-        self, select: Select, frame: pl.LazyFrame, scope: Scope
-    ) -> list[tuple[pl.LazyFrame, Scope]]:
+    def repeat(self, select: Select, frame: pl.LazyFrame, scope: Scope) -> list[tuple[pl.LazyFrame, Scope]]:
         """Walk the paths again and again, as deep as the frame's schema goes; one frame for each depth and path.
 
         Rows are numbered in reading order (an item, then what is below it) for `%rowIndex`.
@@ -177,7 +186,10 @@ class _Builder:
         places = pl.concat([level.select(row, key) for level, _ in levels]).sort(row, key)
         places = places.with_columns(pl.int_range(pl.len()).over(row).alias(index))
         return [
-            (level.join(places, on=[row, key], how="left"), replace(scope, this=item, row_index=pl.col(index)))
+            (
+                level.join(places, on=[row, key], how="left"),
+                replace(scope, this=item, row_index=pl.col(index)),
+            )
             for level, item in levels
         ]
 
@@ -197,4 +209,6 @@ def _result_type(column: Column, value: Value) -> pl.DataType:
         return value.dtype
     if isinstance(value.dtype, pl.Struct):
         raise TimelineError(f"column `{column.name}` is an object ({value.type}), not a {column.type}")
-    return _DTYPES.get(column.type or value.type or "", pl.String() if value.empty or column.type else value.dtype)
+    return _DTYPES.get(
+        column.type or value.type or "", pl.String() if value.empty or column.type else value.dtype
+    )

@@ -48,9 +48,10 @@ class Loader:
     A batch holds, per position [B, T]: `code` `bin` `unit` `modality` `segment` `position` (in the segment)
     int32; `value` float32 (NaN = none); `time` float32, days since the segment's first event that is not static
     (0 before); `age` float32, days since birth (NaN = unknown); `before` and `after` int32, the positions in the
-    row of the segment's event of the same code before and after this one (-1 and at least T: none). Per label [B, K]: `label_at` int32 (position in
-    the row), `label_task` int32, `label_value` `label_weight` float32 (0 = no label here), `label_time` float32
-    (days, as `time`, of the prediction), `label_row` int32 (row in the examples, -1 = none).
+    row of the segment's event of the same code before and after this one (-1 and at least T: none).
+    Per label [B, K]: `label_at` int32 (position in the row), `label_task` int32, `label_value`
+    `label_weight` float32 (0 = no label here), `label_time` float32 (days, as `time`, of the prediction), `label_row`
+    int32 (row in the examples, -1 = none).
 
     Raises: TokenError if labels and store do not belong together, or sizes do not fit.
     """
@@ -73,7 +74,9 @@ class Loader:
         if row_length < context:
             raise TokenError(f"row_length {row_length} is shorter than context {context}.")
         if batch_rows % hosts or not 0 <= host < hosts:
-            raise TokenError(f"batch_rows {batch_rows} must divide by hosts {hosts}, and host {host} be below it.")
+            raise TokenError(
+                f"batch_rows {batch_rows} must divide by hosts {hosts}, and host {host} be below it."
+            )
         names = ("code", "time", "value", "bin", "unit", "modality", "birth")
         self._field = {name: np.asarray(getattr(store, name)) for name in names}
         self._examples = examples
@@ -138,11 +141,13 @@ class Loader:
         age = np.where(births == _UNKNOWN_BIRTH, np.nan, (time - births) / _US_PER_DAY)
 
         def put(values: NDArray[Any], dtype: type, empty: float = 0) -> NDArray[Any]:
-            out = np.full(shape, empty, dtype)
+            out: NDArray[Any] = np.full(shape, empty, dtype)
             out.reshape(-1)[place] = values
             return out
 
-        batch = {name: put(self._field[name][source], np.int32) for name in ("code", "bin", "unit", "modality")}
+        batch = {
+            name: put(self._field[name][source], np.int32) for name in ("code", "bin", "unit", "modality")
+        }
         batch["value"] = put(self._field["value"][source], np.float32, np.nan)
         since = np.maximum(time - np.repeat(anchor, lengths), 0) / _US_PER_DAY
         batch["time"] = put(since, np.float32)
@@ -167,7 +172,7 @@ class Loader:
         asked = self._examples.prediction_time[label] - np.repeat(anchor, counts)
 
         def put(values: NDArray[Any], dtype: type, empty: float = 0) -> NDArray[Any]:
-            out = np.full(shape, empty, dtype)
+            out: NDArray[Any] = np.full(shape, empty, dtype)
             out[row, seat] = values
             return out
 

@@ -90,7 +90,9 @@ def plan_windows(examples: Examples, rows: Ints, offsets: ArrayLike, context: in
     first = np.asarray(offsets, np.int64)
     subject, position = examples.subject[rows], examples.position[rows]
     if len(rows) and (subject.min() < 0 or subject.max() >= len(first) - 1):
-        raise TokenError(f"examples name subject {subject.max()}, the store has {len(first) - 1}. Label again.")
+        raise TokenError(
+            f"examples name subject {subject.max()}, the store has {len(first) - 1}. Label again."
+        )
     available = first[subject + 1] - first[subject]
     if np.any((position < 1) | (position > available)):
         count = int(np.sum((position < 1) | (position > available)))
@@ -191,7 +193,7 @@ def ranges(starts: Ints, lengths: Ints) -> Ints:
 def _patterns(lengths: Ints, labels: Ints, space: int, capacity: int) -> Iterable[tuple[list[int], int]]:
     """Yield (lengths of one row, number of such rows) until every window has a slot."""
     present, counts = np.unique(lengths, return_counts=True)
-    richest = np.zeros(len(present), np.int64)  # labels of the richest window of each length: a bound for any fill
+    richest = np.zeros(len(present), np.int64)  # labels of a length's richest window: right for any fill
     np.maximum.at(richest, np.searchsorted(present, lengths), labels)
     sizes, left, cost = present.tolist(), counts.tolist(), richest.tolist()
     while sizes:

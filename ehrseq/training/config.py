@@ -20,7 +20,7 @@ class TrainConfig:
     batch_rows: int = 4  # rows of a batch, over all hosts
     epochs: int = 6  # at most; the cosine ends here
     patience: int = 2  # epochs without a better tuning score before stopping
-    select: str = "loss"  # which tuning score picks the epoch: loss (mean over labels) or auroc (mean over tasks)
+    select: str = "loss"  # tuning score that picks the epoch: loss (mean over labels), auroc (over tasks)
     learning_rate: float = 2e-3  # peak of the schedule
     warmup: float = 0.1  # fraction of all steps
     weight_decay: float = 0.05  # of matrices and tables, as in AdamW (decoupled)

@@ -24,7 +24,7 @@ from ehrseq.training.interrupt import StopRequest, stop_on_sigterm
 from ehrseq.training.model_folder import TrainedModel, save_model
 from ehrseq.training.predict import prediction_loader, scorer
 from ehrseq.training.scores import auroc, log_loss
-from ehrseq.training.state import TrainState, optimizer_of, start
+from ehrseq.training.state import optimizer_of, start
 from ehrseq.training.step import make_train_step, on_device
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def fit(config: TrainConfig, store: "TokenStore", examples: Examples, out: Path)
         with stop_on_sigterm() as stop:
             while not run.journal.finished:
                 run.epoch(stop)
-        run.publish()
+        if status == "done" or not (out / "model" / "model.json").is_file():
+            run.publish()
     finally:
         run.checkpoints.close()
     cost = meter.read()
@@ -156,7 +157,9 @@ class _Run:
             self.best = {name: jnp.copy(value) for name, value in self.state.average.items()}
         else:
             journal.stale += 1
-        train_loss = {task: _plain(losses[i] / max(weights[i], 1)) for i, task in enumerate(self.inputs.tasks)}
+        train_loss = {
+            task: _plain(losses[i] / max(weights[i], 1)) for i, task in enumerate(self.inputs.tasks)
+        }
         journal.history.append({"epoch": number, "score": score, "train_loss": train_loss, "tuning": tuning})
         journal.finished = number + 1 >= self.config.epochs or journal.stale >= self.config.patience
         self.state = self.state._replace(totals=jnp.zeros_like(self.state.totals))
@@ -167,7 +170,8 @@ class _Run:
         """Write the best epoch's weights and the history."""
         model = TrainedModel(self.config, self.inputs, self.best, self.store.vocabulary_sha256)
         chosen = next(entry for entry in self.journal.history if entry["epoch"] == self.journal.best_epoch)
-        save_model(self.out / "model", model, dict(self.store.vocabulary), {"chosen": chosen})
+        vocabulary = (self.store.path / "vocabulary.json").read_bytes()
+        save_model(self.out / "model", model, vocabulary, {"chosen": chosen})
         write_json(self.out / "history.json", self.journal.history)
 
 
@@ -187,7 +191,9 @@ def _labelled(examples: Examples, split: str) -> NDArray[np.int64]:
     rows = examples.rows(split)
     rows = rows[~np.isnan(examples.value[rows])]
     if len(rows) == 0:
-        raise ModelError(f"the examples have no labels in split {split!r}; training needs train and tuning labels.")
+        raise ModelError(
+            f"the examples have no labels in split {split!r}; training needs train and tuning labels."
+        )
     return rows
 
 
@@ -200,7 +206,9 @@ def _prior(examples: Examples, rows: NDArray[np.int64]) -> Any:
     return jnp.asarray(np.log(rate / (1 - rate)), jnp.float32)
 
 
-def _scores(examples: Examples, rows: NDArray[np.int64], logits: NDArray[np.float64]) -> dict[str, dict[str, Any]]:
+def _scores(
+    examples: Examples, rows: NDArray[np.int64], logits: NDArray[np.float64]
+) -> dict[str, dict[str, Any]]:
     """Loss, AUROC and counts per task, and over all labels under "all"."""
     value, task = examples.value[rows], examples.task[rows]
     groups = {str(name): task == number for number, name in enumerate(examples.tasks)}

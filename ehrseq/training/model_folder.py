@@ -43,13 +43,18 @@ class TrainedModel:
             )
 
 
-def save_model(folder: Path, model: TrainedModel, vocabulary: dict[str, Any], notes: dict[str, Any]) -> None:
-    """Write the folder in one step; `notes` (which epoch, which scores) stand beside the configuration."""
+def save_model(folder: Path, model: TrainedModel, vocabulary: bytes, notes: dict[str, Any]) -> None:
+    """Write the folder in one step.
+
+    `vocabulary`: the bytes of the store's vocabulary.json; `notes` (which epoch, which scores) stand beside the
+    configuration.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     with storage_errors(folder):
         temporary.mkdir(parents=True)
-        np.savez(temporary / "weights.npz", **{name: np.asarray(value) for name, value in model.parameters.items()})
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in model.parameters.items()}
+        np.savez(temporary / "weights.npz", **arrays)
         description = {
             "format_version": FORMAT_VERSION,
             "config": model.config.to_dict(),
@@ -58,7 +63,7 @@ def save_model(folder: Path, model: TrainedModel, vocabulary: dict[str, Any], no
             **notes,
         }
         write_json(temporary / "model.json", description)
-        write_json(temporary / "vocabulary.json", vocabulary)
+        (temporary / "vocabulary.json").write_bytes(vocabulary)
         sync_tree(temporary)
         replace_folder(temporary, folder)
 
@@ -70,7 +75,9 @@ def load_model(folder: Path) -> TrainedModel:
     """
     place = folder if (folder / "model.json").is_file() else folder / "model"
     if not (place / "model.json").is_file():
-        raise ModelError(f"{folder}: no model here: model.json is missing. Expected the folder that `train` wrote.")
+        raise ModelError(
+            f"{folder}: no model here: model.json is missing. Expected the folder that `train` wrote."
+        )
     try:
         description = json.loads((place / "model.json").read_text())
         with np.load(place / "weights.npz", allow_pickle=False) as arrays:
@@ -78,7 +85,9 @@ def load_model(folder: Path) -> TrainedModel:
     except (ValueError, OSError, KeyError) as error:
         raise ModelError(f"{place}: damaged ({type(error).__name__}). Train again.") from error
     if description.get("format_version") != FORMAT_VERSION:
-        raise ModelError(f"{place}: format {description.get('format_version')}, this ehrseq reads {FORMAT_VERSION}.")
+        raise ModelError(
+            f"{place}: format {description.get('format_version')}, this ehrseq reads {FORMAT_VERSION}."
+        )
     return TrainedModel(
         config=TrainConfig.from_dict(description["config"]),
         inputs=Inputs.from_dict(description["inputs"]),

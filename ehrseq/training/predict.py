@@ -43,7 +43,9 @@ def scorer(config: TrainConfig, inputs: Inputs) -> Scorer:
     return Scorer(make_forward(definition(config.model, inputs)))
 
 
-def prediction_loader(config: TrainConfig, store: "TokenStore", examples: Examples, rows: NDArray[Any]) -> Loader:
+def prediction_loader(
+    config: TrainConfig, store: "TokenStore", examples: Examples, rows: NDArray[Any]
+) -> Loader:
     """The loader of an evaluation: planned order, the training's shapes."""
     return Loader(
         store,
@@ -86,7 +88,9 @@ def _for_model(trained: TrainedModel, examples: Examples) -> Examples:
     known = list(trained.inputs.tasks)
     unknown = [str(task) for task in examples.tasks if task not in known]
     if unknown:
-        raise ModelError(f"the model does not know task {unknown[0]!r}; it was trained on {', '.join(known)}.")
+        raise ModelError(
+            f"the model does not know task {unknown[0]!r}; it was trained on {', '.join(known)}."
+        )
     number = np.asarray([known.index(task) for task in examples.tasks], np.int32)
     return Examples(
         subject=examples.subject,

@@ -37,7 +37,9 @@ def _decayed(parameters: Parameters) -> dict[str, bool]:
     return {name: value.ndim >= 2 for name, value in parameters.items()}
 
 
-def start(parameters: Parameters, optimizer: optax.GradientTransformation, tasks: int, seed: int) -> TrainState:
+def start(
+    parameters: Parameters, optimizer: optax.GradientTransformation, tasks: int, seed: int
+) -> TrainState:
     """The state before the first step."""
     return TrainState(
         parameters=parameters,
@@ -51,4 +53,6 @@ def start(parameters: Parameters, optimizer: optax.GradientTransformation, tasks
 
 def abstract(state: TrainState) -> Any:
     """Shapes and dtypes of a state, for restoring one."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+    )

@@ -1,6 +1,7 @@
 """One step of training, and one forward pass, compiled once each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,6 @@ def make_forward(bind: Bind) -> Callable[[Parameters, Batch], Array]:
     return jax.jit(lambda parameters, batch: bind(parameters)(batch))
 
 
-def on_device(batch: dict[str, object]) -> Batch:
+def on_device(batch: Mapping[str, Any]) -> Batch:
     """The arrays a model reads; `label_row` stays on the host."""
-    return {name: value for name, value in batch.items() if name != "label_row"}  # type: ignore[misc]
+    return {name: value for name, value in batch.items() if name != "label_row"}

@@ -2,44 +2,30 @@
 
 Each subject has a birth, a sex, one to three stays of 30 to 90 events, and after each stay three labels:
 `level` depends on the last value of one laboratory code, `trend` on the rise of another one and on age,
-`order` on whether a drug came after an alarm (the same codes in the other order mean nothing).
+`recent` on whether a drug was given within the last 12 hours (earlier ones mean nothing).
 The rest is noise that resembles the signal.
 """
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ehrseq.core.manifest import Manifest
 from ehrseq.tokens.packing import Examples
+from ehrseq.tokens.store import KIND, StoreWriter, TokenStore, save_part
 
 HOUR = 3_600_000_000
-TASKS = ("level", "trend", "order")
-LACTATE, CREATININE, ALARM, DRUG, FIRST_NOISE = 4, 5, 6, 7, 8
+TASKS = ("level", "trend", "recent")
+LACTATE, CREATININE, DRUG, FIRST_NOISE = 4, 5, 6, 7
 CODES, BINS = 60, 6
 
 
-@dataclass
-class ToyStore:
-    """The attributes of a token store, in memory."""
-
-    code: NDArray[np.int32]
-    time: NDArray[np.int64]
-    value: NDArray[np.float32]
-    bin: NDArray[np.int16]
-    unit: NDArray[np.int16]
-    modality: NDArray[np.int8]
-    offsets: NDArray[np.int64]
-    subject_id: NDArray[np.int64]
-    birth: NDArray[np.int64]
-    split: NDArray[np.int8]
-    vocabulary_sha256: str = "toy"
-    vocabulary: dict[str, Any] = field(default_factory=dict)
-
-
-def ward(subjects: int, seed: int = 0) -> tuple[ToyStore, Examples, NDArray[np.float64]]:
-    """A store, its examples and the true risk of each label."""
+def ward(folder: Path, subjects: int, seed: int = 0) -> tuple[TokenStore, Examples, NDArray[np.float64]]:
+    """Write a store and its `examples.npz` into `folder`; return both opened, and the true risk of each label."""
     random = np.random.default_rng(seed)
     parts: list[dict[str, NDArray[Any]]] = []
     labels: list[tuple[int, int, int, float, int]] = []
@@ -54,7 +40,7 @@ def ward(subjects: int, seed: int = 0) -> tuple[ToyStore, Examples, NDArray[np.f
             stays.append(stay)
             clock = int(stay["time"][-1]) + int(random.integers(24 * 30, 24 * 300)) * HOUR
             length += len(stay["code"])
-            for task, logit in enumerate(_logits(stay, age)):
+            for task, logit in enumerate(_logits(stay, age, int(stay["time"][-1]) + HOUR)):
                 labels.append((subject, length, task, logit, int(stay["time"][-1]) + HOUR))
         parts += stays
         births.append(birth)
@@ -62,22 +48,19 @@ def ward(subjects: int, seed: int = 0) -> tuple[ToyStore, Examples, NDArray[np.f
     subject, position, task, logit, time = (np.asarray(column) for column in zip(*labels, strict=True))
     risk = 1 / (1 + np.exp(-logit))
     split = random.choice(3, subjects, p=[0.7, 0.15, 0.15]).astype(np.int8)
-    fields = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    store = ToyStore(
-        **fields,
-        unit=(fields["bin"] > 0).astype(np.int16),
-        modality=np.zeros(len(fields["code"]), np.int8),
-        offsets=np.append(0, np.cumsum(lengths)),
-        subject_id=np.arange(subjects) + 1000,
-        birth=np.asarray(births),
-        split=split,
-        vocabulary={
-            "codes": ["<pad>", "<unknown>", *(f"C{i}" for i in range(2, CODES))],
-            "bins": BINS,
-            "units": ["", "u"],
-            "modalities": ["record", "note"],
-        },
-    )
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    tokens = len(arrays["code"])
+    arrays |= {
+        "unit": (arrays["bin"] > 0).astype(np.int16),
+        "modality": np.zeros(tokens, np.int8),
+        "event": np.arange(tokens),
+        "subject_id": np.arange(subjects) + 1000,
+        "birth": np.asarray(births),
+        "split": split,
+        "shard": np.zeros(subjects, np.int16),
+        "length": np.asarray(lengths),
+    }
+    store = write_store(folder, arrays)
     examples = Examples(
         subject=subject,
         position=position,
@@ -87,7 +70,32 @@ def ward(subjects: int, seed: int = 0) -> tuple[ToyStore, Examples, NDArray[np.f
         prediction_time=time,
         tasks=np.asarray(TASKS),
     )
+    save_examples(folder, examples)
     return store, examples, risk
+
+
+def write_store(folder: Path, arrays: dict[str, NDArray[Any]], codes: int = CODES) -> TokenStore:
+    """A token store in `folder` from the arrays of one part."""
+    vocabulary = {
+        "codes": ["<pad>", "<unknown>", *(f"C{number}" for number in range(2, codes))],
+        "bins": BINS,
+        "units": ["", "u"],
+        "modalities": ["record", "note"],
+    }
+    save_part(folder / "part", arrays)
+    with StoreWriter(folder) as writer:
+        writer.append(folder / "part")
+        entry = writer.finish(json.dumps(vocabulary).encode())
+    manifest = Manifest(KIND, fingerprint="toy", code_version="0", config_hash="0", notes={"store": entry})
+    (folder / "manifest.json").write_text(json.dumps(manifest.to_json()))
+    return TokenStore.open(folder)
+
+
+def save_examples(folder: Path, examples: Examples) -> None:
+    """Write `examples.npz`."""
+    np.savez(
+        folder / "examples.npz", **{field.name: getattr(examples, field.name) for field in fields(examples)}
+    )
 
 
 def _static(birth: int, random: np.random.Generator) -> dict[str, NDArray[Any]]:
@@ -102,11 +110,10 @@ def _static(birth: int, random: np.random.Generator) -> dict[str, NDArray[Any]]:
 def _stay(clock: int, random: np.random.Generator) -> dict[str, NDArray[Any]]:
     events = int(random.integers(30, 90))
     code = random.integers(FIRST_NOISE, CODES, events)
-    special = random.permutation(events)[:14]
-    code[special] = [LACTATE] * 5 + [CREATININE] * 5 + [ALARM, DRUG, ALARM, DRUG][: 4]
+    code[random.permutation(events)[:12]] = [LACTATE] * 5 + [CREATININE] * 5 + [DRUG] * 2
     time = clock + np.sort(random.integers(0, 72, events)) * HOUR
     value = np.where(code < FIRST_NOISE + 20, random.normal(size=events), np.nan)
-    value[np.isin(code, (ALARM, DRUG))] = np.nan
+    value[code == DRUG] = np.nan
     rising = code == CREATININE
     value[rising] = 0.5 * random.normal(size=5) + random.normal() * np.linspace(-1, 1, 5)
     edges = np.linspace(-1.5, 1.5, BINS - 1)
@@ -118,11 +125,10 @@ def _stay(clock: int, random: np.random.Generator) -> dict[str, NDArray[Any]]:
     }
 
 
-def _logits(stay: dict[str, NDArray[Any]], age: float) -> tuple[float, float, float]:
-    code, value = stay["code"], stay["value"]
+def _logits(stay: dict[str, NDArray[Any]], age: float, asked: int) -> tuple[float, float, float]:
+    code, value, time = stay["code"], stay["value"], stay["time"]
     creatinine = value[code == CREATININE]
-    alarm, drug = np.flatnonzero(code == ALARM), np.flatnonzero(code == DRUG)
     level = 2.5 * float(value[code == LACTATE][-1]) - 1
     trend = 1.5 * float(creatinine[-1] - creatinine[0]) + (age - 60) / 20 - 1
-    order = 3.0 * float(drug[-1] > alarm[-1]) - 2
-    return level, trend, order
+    recent = 3.0 * float(np.any(time[code == DRUG] > asked - 12 * HOUR)) - 2
+    return level, trend, recent

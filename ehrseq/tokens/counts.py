@@ -1,0 +1,134 @@
+"""What a vocabulary is fitted on: how many training patients have each name, and which values they have.
+
+A subject is in one shard only, so patients are counted shard by shard and added up. All counts are whole numbers:
+the sum is the same for one shard or a thousand, in any order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ehrseq.timeline.schema import Event
+from ehrseq.tokens import text
+from ehrseq.tokens.backoff import ladder
+from ehrseq.tokens.packing import SPLITS, ranges
+from ehrseq.tokens.shards import NOTE, encode, finite_values, read_events, read_splits
+
+
+@dataclass(frozen=True, slots=True)
+class CountJob:
+    """Count one shard of a timeline; of a note, the first `note_words` words."""
+
+    timeline: Path
+    shard: Path
+    note_words: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counts:
+    """Patients and events of the training split. Names: codes with all their prefixes, answers, words."""
+
+    names: pl.DataFrame  # name String, patients Int64
+    units: pl.DataFrame  # unit String, patients Int64
+    scales: pl.DataFrame  # code String, unit String ("" = none), patients Int64: with a value
+    values: pl.DataFrame  # code String, unit String, value Float32, events Int64
+
+    @classmethod
+    def sum(cls, parts: Sequence["Counts"]) -> "Counts":
+        """Add up the counts of several shards; sorted by their keys."""
+        if len(parts) == 0:
+            return _count(pl.DataFrame(schema=Event.polars_schema()), 0)
+        return cls(
+            names=_added([part.names for part in parts]),
+            units=_added([part.units for part in parts]),
+            scales=_added([part.scales for part in parts]),
+            values=_added([part.values for part in parts]),
+        )
+
+
+def count_shard(job: CountJob) -> Counts:
+    """Count the training patients and values of one shard."""
+    splits = read_splits(job.timeline)
+    train = splits.filter(pl.col("split") == SPLITS.index("train")).select("subject_id")
+    return _count(read_events(job.shard).join(train, on=Event.subject_id, how="semi"), job.note_words)
+
+
+def _count(events: pl.DataFrame, note_words: int) -> Counts:
+    code, codes = encode(events[Event.code])
+    unit, units = encode(events[Event.unit].fill_null(""))
+    value = finite_values(events)
+    coded = pl.DataFrame({"subject": events[Event.subject_id], "code": code, "unit": unit, "value": value})
+    valued = coded.filter(pl.col("value").is_not_nan())
+    code_names, unit_names = _numbered(codes, "code"), _numbered(units, "unit")
+
+    def named(counted: pl.DataFrame) -> pl.DataFrame:
+        found = counted.join(code_names, on="code").join(unit_names, on="unit", suffix="_unit")
+        rest = [name for name in counted.columns if name not in ("code", "unit")]
+        return found.select(pl.col("name").alias("code"), pl.col("name_unit").alias("unit"), *rest)
+
+    names = [
+        _code_patients(coded, codes),
+        _answer_patients(events, value),
+        _word_patients(events, note_words),
+    ]
+    unit_patients = coded.select("subject", "unit").unique().group_by("unit").agg(patients=_rows())
+    return Counts(
+        names=pl.concat(names),
+        units=unit_patients.join(unit_names, on="unit").select(unit="name", patients="patients"),
+        scales=named(valued.drop("value").unique().group_by("code", "unit").agg(patients=_rows())),
+        values=named(valued.group_by("code", "unit", "value").agg(events=_rows())),
+    )
+
+
+def _code_patients(coded: pl.DataFrame, codes: list[str]) -> pl.DataFrame:
+    """Patients of each code and of each prefix of a code: name String, patients Int64."""
+    ladders = [ladder(code) for code in codes]
+    rung_ids = {name: index for index, name in enumerate(dict.fromkeys(chain.from_iterable(ladders)))}
+    rungs = np.fromiter((rung_ids[name] for name in chain.from_iterable(ladders)), np.int64)
+    steps = np.fromiter(map(len, ladders), np.int64, len(ladders))
+    first = np.cumsum(steps) - steps
+
+    pairs = coded.select("subject", "code").unique()
+    code, subject = pairs["code"].to_numpy(), pairs["subject"].rank("dense").to_numpy().astype(np.int64)
+    rung = rungs[ranges(first[code], steps[code])]
+    reached = pl.Series(np.repeat(subject, steps[code]) * len(rung_ids) + rung).unique().to_numpy()
+    patients = np.bincount(reached % max(len(rung_ids), 1), minlength=len(rung_ids))
+    return pl.DataFrame({"name": pl.Series(list(rung_ids), dtype=pl.String), "patients": patients})
+
+
+def _answer_patients(events: pl.DataFrame, value: NDArray[np.float32]) -> pl.DataFrame:
+    answered = events.filter(text.is_answered() & pl.Series(np.isnan(value)))
+    named = answered.select(
+        Event.subject_id, name=text.answer_code(pl.col(Event.code), text.answer(pl.col(Event.text_value)))
+    )
+    return _patients(named.drop_nulls())
+
+
+def _word_patients(events: pl.DataFrame, note_words: int) -> pl.DataFrame:
+    notes = events.filter(pl.col(Event.modality) == NOTE)
+    words = text.words(pl.col(Event.text_value)).list.head(note_words)
+    return _patients(notes.select(Event.subject_id, name=words).explode("name").drop_nulls())
+
+
+def _patients(named: pl.DataFrame) -> pl.DataFrame:
+    return named.unique().group_by("name").agg(patients=_rows())
+
+
+def _numbered(names: list[str], number: str) -> pl.DataFrame:
+    index = pl.Series(number, np.arange(len(names), dtype=np.int32))
+    return pl.DataFrame([index, pl.Series("name", names, pl.String)])
+
+
+def _rows() -> pl.Expr:
+    return pl.len().cast(pl.Int64)
+
+
+def _added(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    """Add up the last column over equal values of the others."""
+    *keys, number = parts[0].columns
+    return pl.concat(parts).group_by(keys).agg(pl.col(number).sum()).sort(keys)

@@ -1,0 +1,127 @@
+"""The verb `tokenize`: a timeline becomes a token store, shard by shard."""
+
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ehrseq.core.dataset import Build, Result, input_of
+from ehrseq.core.errors import SchemaError, TokenError
+from ehrseq.core.executor import run_tasks
+from ehrseq.core.files import storage_errors, write_bytes
+from ehrseq.core.manifest import Account, Input
+from ehrseq.tokens.events import tokens_of
+from ehrseq.tokens.shards import TimelineShard, read_events, read_splits, timeline_shards
+from ehrseq.tokens.store import KIND, StoreWriter, save_part
+from ehrseq.tokens.vocabulary import Vocabulary, VocabularyConfig, fit_vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One shard to one part of the store. The vocabulary's hash keeps a worker from using an older one."""
+
+    timeline: Path
+    shard: TimelineShard
+    vocabulary: Path
+    vocabulary_sha256: str
+    part: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    events: int
+    subjects: int
+    counts: Counter[str]
+
+
+def tokenize(
+    timeline: Path,
+    out: Path,
+    *,
+    vocabulary: Path | None = None,
+    min_patients: int = 5,
+    bins: int = 10,
+    note_words: int = 128,
+    max_words: int = 20_000,
+    workers: int = 1,
+    force: bool = False,
+) -> Result:
+    """Write the token store of `timeline` to `out`, the same bytes for any number of workers.
+
+    The vocabulary is fitted on the training subjects (see `VocabularyConfig` for `min_patients`, `bins`, `note_words`
+    and `max_words`), or is the one at `vocabulary`: a vocabulary.json, a token store or a model, as predictions
+    need; then the four are not used. Every event is used and becomes one position, a note one more for each word; how
+    many were read exactly, by a prefix or as unknown stands in the manifest's notes.
+
+    Raises: TokenError if the timeline or the vocabulary is damaged or no code is common enough.
+    """
+    timeline, config = Path(timeline), VocabularyConfig(min_patients, bins, note_words, max_words)
+    inputs, settings = [_timeline_input(timeline)], asdict(config)
+    given = Vocabulary.load(Path(vocabulary)) if vocabulary is not None else None
+    if given:
+        inputs, settings = [*inputs, Input("vocabulary", given.sha256)], {}
+    with Build(Path(out), kind=KIND, config=settings, inputs=inputs, force=force) as build:
+        if not build.unchanged:
+            words = given or fit_vocabulary(timeline, config, workers=workers)
+            _write(build, timeline, words, workers)
+    return build.result
+
+
+def _timeline_input(timeline: Path) -> Input:
+    try:
+        return input_of("timeline", timeline)
+    except SchemaError as error:
+        raise TokenError(f"{error} Make a timeline with `ehrseq timeline`.") from error
+
+
+def _write(build: Build, timeline: Path, vocabulary: Vocabulary, workers: int) -> None:
+    content, parts, file = vocabulary.to_bytes(), build.folder / "parts", build.path("vocabulary.json")
+    write_bytes(file, content)
+    jobs = [
+        _Job(timeline, shard, file, vocabulary.sha256, parts / f"{shard.number:04d}")
+        for shard in timeline_shards(timeline)
+    ]
+    made = run_tasks(_tokenize_shard, jobs, workers=workers, what="tokenize")
+    with storage_errors(build.out), StoreWriter(build.folder) as writer:
+        for job in jobs:
+            writer.append(job.part)
+            shutil.rmtree(job.part)
+        entry = writer.finish(content)
+    shutil.rmtree(parts, ignore_errors=True)
+    _keep_books(build, entry, made, vocabulary)
+
+
+def _keep_books(build: Build, entry: dict[str, Any], made: list[_Made], vocabulary: Vocabulary) -> None:
+    events, subjects = sum(part.events for part in made), int(entry["subjects"])
+    counts: Counter[str] = Counter()
+    for part in made:
+        counts.update(part.counts)
+    build.account("events", Account(rows_in=events, used=events, made={"tokens": counts["tokens"]}))
+    build.made("tokens", counts["tokens"])
+    build.made("subjects", subjects)
+    for name, field in entry["fields"].items():
+        build.enter(f"arrays/{name}.bin", rows=field["shape"][0])
+    build.enter("vocabulary.json", rows=len(vocabulary.codes))
+    build.notes["store"] = entry
+    build.notes["read"] = dict(sorted(counts.items()))
+    build.notes["vocabulary"] = {
+        "codes": len(vocabulary.codes),
+        "units": len(vocabulary.units),
+        "scales": len(vocabulary.scales),
+    }
+
+
+def _tokenize_shard(job: _Job) -> _Made:
+    vocabulary = _vocabulary(job.vocabulary, job.vocabulary_sha256)
+    events = read_events(job.shard.path)
+    arrays, counts = tokens_of(events, vocabulary, read_splits(job.timeline), job.shard.number)
+    with storage_errors(job.part):
+        save_part(job.part, arrays)
+    return _Made(events.height, len(arrays["subject_id"]), counts)
+
+
+@lru_cache(maxsize=1)
+def _vocabulary(path: Path, sha256: str) -> Vocabulary:  # the hash is part of the cache's key
+    return Vocabulary.load(path)

@@ -1,0 +1,185 @@
+"""The vocabulary: which codes, answers, words, units and value scales exist, fitted on training patients alone.
+
+A name is kept when at least `min_patients` distinct training patients have it, and so is a prefix of codes (a
+patient has a prefix who has anything below it). A code that is not kept is read as its nearest kept prefix, else as
+`<unknown>`; an answer (`<code>//TEXT//<answer>`) as its code alone. A prefix that no training event is read as keeps
+the embedding it was born with. What fewer than `min_patients` patients share does not enter a vocabulary.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+
+from ehrseq.core.errors import ConfigError, TokenError
+from ehrseq.core.executor import run_tasks
+from ehrseq.tokens.backoff import ladder
+from ehrseq.tokens.counts import CountJob, Counts, count_shard
+from ehrseq.tokens.shards import timeline_shards
+from ehrseq.tokens.values import MOST_UNITS, ValueScales, key_of
+
+PAD, UNKNOWN = 0, 1
+RESERVED = ("<pad>", "<unknown>")
+MODALITIES = ("record", "note")
+FORMAT_VERSION = 1
+
+type Read = Literal["exact", "backed_off", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyConfig:
+    """How a vocabulary is fitted."""
+
+    # Distinct training patients that a name or a scale needs. Below five, an embedding learns persons and not
+    # facts, and counts under five are cells that hospitals suppress. Lower it for a toy; 11 or more to publish.
+    min_patients: int = 5
+    bins: int = 10  # quantile bins of a code's values
+    note_words: int = 128  # positions a note may take besides its code: its first words
+    max_words: int = 20_000  # words kept, those of most patients first
+
+    def __post_init__(self) -> None:
+        limits = {"min_patients": (1, 1 << 31), "bins": (1, 1000), "note_words": (0, 1 << 20)}
+        limits["max_words"] = (0, 1 << 30)
+        for name, (least, most) in limits.items():
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected {least} to {most}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Names and their ids. `codes[id]`: codes, prefixes, answers and words; `units[id]`, 0 = none."""
+
+    codes: tuple[str, ...] = field(repr=False)
+    units: tuple[str, ...] = field(repr=False)
+    bins: int
+    note_words: int
+    min_patients: int
+    scales: ValueScales = field(repr=False)
+    modalities: tuple[str, ...] = MODALITIES
+
+    @cached_property
+    def code_ids(self) -> dict[str, int]:
+        """Id of each code, prefix, answer and word."""
+        return {name: index for index, name in enumerate(self.codes)}
+
+    @cached_property
+    def unit_ids(self) -> dict[str, int]:
+        """Id of each unit; "" is 0."""
+        return {name: index for index, name in enumerate(self.units)}
+
+    def read(self, code: str) -> tuple[int, Read]:
+        """The id that `code` is read as, and how it was found. Every code has one."""
+        for step, name in enumerate(ladder(code)):
+            if (found := self.code_ids.get(name, UNKNOWN)) > UNKNOWN:
+                return found, "backed_off" if step else "exact"
+        return UNKNOWN, "unknown"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Sha256 of `to_bytes`; names the vocabulary, however its file was laid out."""
+        return sha256(self.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """`vocabulary.json`: JSON with sorted keys and no spaces, equal bytes for equal vocabularies."""
+        content = {
+            "format_version": FORMAT_VERSION,
+            "codes": self.codes,
+            "units": self.units,
+            "modalities": self.modalities,
+            "bins": self.bins,
+            "note_words": self.note_words,
+            "min_patients": self.min_patients,
+            "scales": self.scales.to_json(),
+        }
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read `vocabulary.json`, or the file of that name in a folder (a token store, a model).
+
+        Raises: TokenError if it is missing, damaged, or of another format.
+        """
+        file = path / "vocabulary.json" if path.is_dir() else path
+        if not file.is_file():
+            raise TokenError(
+                f"{file}: no such file. Expected a vocabulary, as stands in a token store or a model."
+            )
+        try:
+            return cls._from_json(json.loads(file.read_bytes()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise TokenError(
+                f"{file}: not a vocabulary of format {FORMAT_VERSION}, or damaged ({type(error).__name__}). "
+                "Take the one of the token store or model again."
+            ) from error
+
+    @classmethod
+    def _from_json(cls, content: Mapping[str, Any]) -> Self:
+        if content["format_version"] != FORMAT_VERSION or tuple(content["codes"][:2]) != RESERVED:
+            raise ValueError("format")
+        return cls(
+            codes=tuple(content["codes"]),
+            units=tuple(content["units"]),
+            bins=int(content["bins"]),
+            note_words=int(content["note_words"]),
+            min_patients=int(content["min_patients"]),
+            scales=ValueScales.from_json(content["scales"], int(content["bins"])),
+            modalities=tuple(content["modalities"]),
+        )
+
+
+def fit_vocabulary(timeline: Path, config: VocabularyConfig | None = None, *, workers: int = 1) -> Vocabulary:
+    """Fit a vocabulary on the training subjects of a timeline; the others are not looked at.
+
+    Exact, and the same for any number of shards and workers. One shard is read at a time per worker; what is kept
+    in memory are the distinct names and the distinct (code, unit, value) with their counts.
+
+    Raises: TokenError if `timeline` is not one, or nothing is kept.
+    """
+    config = config or VocabularyConfig()
+    jobs = [CountJob(timeline, shard.path, config.note_words) for shard in timeline_shards(timeline)]
+    counts = Counts.sum(run_tasks(count_shard, jobs, workers=workers, what="vocabulary"))
+    enough = pl.col("patients") >= config.min_patients
+    codes = (*RESERVED, *_kept_names(counts.names.filter(enough), config.max_words))
+    units = ("", *counts.units.filter(enough & (pl.col("unit") != ""))["unit"].sort().to_list())
+    if len(codes) == len(RESERVED):
+        raise TokenError(
+            f"{timeline}: no code is shared by {config.min_patients} patients of the training split. "
+            "Lower min_patients, or check metadata/subject_splits.parquet."
+        )
+    if len(units) > MOST_UNITS:
+        raise TokenError(f"{timeline}: {len(units)} units, at most {MOST_UNITS} fit. Raise min_patients.")
+    return Vocabulary(
+        codes=codes,
+        units=units,
+        bins=config.bins,
+        note_words=config.note_words,
+        min_patients=config.min_patients,
+        scales=_fit_scales(counts.scales.filter(enough), counts.values, codes, units, config.bins),
+    )
+
+
+def _kept_names(names: pl.DataFrame, max_words: int) -> list[str]:
+    names = names.filter(~pl.col("name").is_in(RESERVED))
+    is_word = pl.col("name").str.starts_with("word//")
+    words = names.filter(is_word).sort("patients", "name", descending=[True, False]).head(max_words)
+    return sorted([*names.filter(~is_word)["name"], *words["name"]])
+
+
+def _fit_scales(
+    kept: pl.DataFrame, values: pl.DataFrame, codes: tuple[str, ...], units: tuple[str, ...], bins: int
+) -> ValueScales:
+    """Scales of the (code, unit) in `kept`; `values` holds the distinct values of all."""
+    code_ids = pl.DataFrame({"code": codes, "code_id": np.arange(len(codes), dtype=np.int32)})
+    unit_ids = pl.DataFrame({"unit": units, "unit_id": np.arange(len(units), dtype=np.int32)})
+    known = (
+        values.join(kept, on=["code", "unit"], how="semi").join(code_ids, on="code").join(unit_ids, on="unit")
+    )
+    known = known.sort("code_id", "unit_id", "value")
+    keys = key_of(known["code_id"].to_numpy(), known["unit_id"].to_numpy())
+    return ValueScales.fit(keys, known["value"].to_numpy(), known["events"].to_numpy(), bins)
