@@ -169,7 +169,7 @@ def origin(run: Path, subject: int | None, token: int) -> Origin:
 
     Raises: ConfigError if the subject has no such token; SchemaError if the datasets do not belong together.
     """
-    from ehrseq.fhir.ndjson import to_json
+    from ehrseq.fhir.json_text import json_text
     from ehrseq.tokens.store import TokenStore
 
     store = TokenStore.open(run / "tokens")
@@ -178,7 +178,7 @@ def origin(run: Path, subject: int | None, token: int) -> Origin:
     if not 0 <= token < where.stop - where.start:
         raise ConfigError(f"--token {token}: the subject has tokens 0 to {where.stop - where.start - 1}.")
     position = where.start + token
-    shard = sorted((run / "timeline/data").glob("*.parquet"))[int(store.shard[index])]
+    shard = run / f"timeline/data/{int(store.shard[index]):04d}.parquet"
     event = pl.read_parquet(shard).row(int(store.event[position]), named=True)
     resources = pl.scan_parquet(run / "fhir" / str(event["resource_type"]) / "*.parquet")
     found = resources.filter(pl.col("id") == event["resource_id"]).collect()
@@ -186,7 +186,7 @@ def origin(run: Path, subject: int | None, token: int) -> Origin:
         raise SchemaError(f"{run}: tokens, timeline and fhir do not belong together. Run `ehrseq run` again.")
     code = store.vocabulary["codes"][store.code[position]]
     mapping, file, row = found.select("_mapping", "_file", "_row").row(0)
-    resource = json.loads(to_json(found, str(event["resource_type"]))[0])
+    resource = json.loads(json_text(found.select(pl.exclude("^_.*$")), str(event["resource_type"]))[0])
     return Origin(int(store.subject_id[index]), code, event, resource, mapping, file, row)
 
 

@@ -1,0 +1,1 @@
+"""Cohorts and labels: ACES task files over a timeline, compiled to polars."""
