@@ -19,6 +19,17 @@ from ehrseq.core.measure import Meter
 from ehrseq.core.progress import log
 from ehrseq.training.config import TrainConfig
 
+FEW_PATIENTS = 1_000
+
+
+def split_for(patients: int) -> tuple[float, float, float]:
+    """Shares of patients for training, tuning and held out: 8:1:1, and 6:1:3 where a tenth would measure nothing.
+
+    >>> split_for(46_520), split_for(100)
+    ((0.8, 0.1, 0.1), (0.6, 0.1, 0.3))
+    """
+    return (0.8, 0.1, 0.1) if patients >= FEW_PATIENTS else (0.6, 0.1, 0.3)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -103,7 +114,7 @@ def run(
 ) -> Outcome:
     """Map, serialize, tokenize, label, train, predict and judge; one folder for each stage below `out`.
 
-    A task whose labels are all the same in these data is left out, with the reason. If `data` holds
+    Patients are split by `split_for`. A task whose labels are all the same is left out, with the reason. If `data` holds
     `truth.parquet`, as a generated hospital does, the report shows what was attainable.
     """
     import ehrseq
@@ -126,7 +137,8 @@ def run(
         ehrseq.map(source, data, out / "fhir", validate=validate, workers=workers,
                    max_reject_fraction=max_reject_fraction),
     )  # fmt: skip
-    timeline = done("timeline", ehrseq.timeline(fhir, out / "timeline", workers=workers))
+    split = split_for(stages["fhir"].manifest.made.get("Patient", 0))
+    timeline = done("timeline", ehrseq.timeline(fhir, out / "timeline", split=split, workers=workers))
     tokens = done("tokens", ehrseq.tokenize(timeline, out / "tokens", workers=workers))
     labels, skipped = [], {}
     for task in tasks or shipped_tasks():

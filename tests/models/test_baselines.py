@@ -104,7 +104,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Examples]:
     return store, examples
 
 
-@pytest.mark.parametrize(("name", "task"), [("count_logistic", "recent"), ("boosted_trees", "level")])
+@pytest.mark.parametrize(("name", "task"), [("logistic", "recent"), ("gradient_boosting", "level")])
 def test_they_learn(name: str, task: str, toy: tuple[Any, Examples]) -> None:
     from sklearn.metrics import roc_auc_score
 
@@ -133,8 +133,8 @@ def test_they_do_not_see_the_future(name: str, toy: tuple[Any, Examples]) -> Non
 
 def test_wrong_asks_are_named(tmp_path: Path) -> None:
     store, examples, _ = ward(tmp_path, 20)
-    with pytest.raises(ConfigError, match='Closest: "count_logistic"'):
-        fit_baseline("count_logistics", store, examples)
+    with pytest.raises(ConfigError, match='Closest: "logistic"'):
+        fit_baseline("logistics", store, examples)
     examples.value[:] = 0
     with pytest.raises(ModelError, match="one class only"):
-        fit_baseline("count_logistic", store, examples)
+        fit_baseline("logistic", store, examples)
