@@ -61,7 +61,7 @@ def _result(console: Console, verb: str, result: Result) -> None:
     if result.status == "unchanged":
         console.print(f"[bold]{result.out}[/]: nothing has changed; nothing to do.")
         return
-    made = ", ".join(f"{count:,} {what}" for what, count in manifest.made.items())
+    made = made_in_short(manifest.made)
     cost = f"{result.run['seconds']:.1f} s, {result.run['peak_rss_bytes'] / 2**30:.2f} GiB"
     console.print(f"[bold]{result.out}[/]  {verb}: {made or 'done'} ({cost})")
     if unmapped := manifest.notes.get("unmapped"):
@@ -73,20 +73,33 @@ def _result(console: Console, verb: str, result: Result) -> None:
         console.print(f"[yellow]rejected rows with reasons:[/] {result.out}/rejects/*.parquet")
 
 
+def made_in_short(made: Mapping[str, int], most: int = 4) -> str:
+    """The commonest things made, and how many of how many other kinds.
+
+    >>> made_in_short({"a": 1, "b": 2_000, "c": 30, "d": 4, "e": 5})
+    '2,000 b, 30 c, 5 e, 4 d, 1 of 1 other kind'
+    """
+    if len(made) <= most:
+        return ", ".join(f"{count:,} {what}" for what, count in made.items())
+    ranked = sorted(made.items(), key=lambda item: -item[1])
+    rest = ranked[most:]
+    others = f"{sum(count for _, count in rest):,} of {len(rest)} other kind{'s' if len(rest) > 1 else ''}"
+    return ", ".join([*(f"{count:,} {what}" for what, count in ranked[:most]), others])
+
+
 def accounting_table(books: Mapping[str, Account]) -> Table:
-    """Rows in = used + rejected + filtered, one line a table, with reasons."""
+    """Rows in = used + rejected + filtered, one line a table; why, where rows were not used."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("table", no_wrap=True)
     for name in ("rows in", "used", "rejected", "filtered"):
-        table.add_column(name, justify="right")
-    table.add_column("made / reasons", overflow="fold")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why not used")
     for name, account in books.items():
-        made = ", ".join(f"{count:,} {what}" for what, count in account.made.items())
-        reasons = "; ".join(f"{why} {count:,}" for why, count in account.reasons.items())
         rejected = Text(f"{account.rejected:,}", style="yellow" if account.rejected else "")
+        why = sorted(account.reasons.items(), key=lambda item: -item[1])
         table.add_row(
             name, f"{account.rows_in:,}", f"{account.used:,}", rejected, f"{account.filtered:,}",
-            Text.assemble(made, "\n" if made and reasons else "", (reasons, "dim")),
+            Text("\n".join(f"{reason} {count:,}" for reason, count in why), style="dim"),
         )  # fmt: skip
     return table
 

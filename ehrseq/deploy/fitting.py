@@ -38,7 +38,7 @@ def train_model(tokens: Path, examples: Path, out: Path, config: TrainConfig) ->
             for path in sorted(build.folder.rglob("*")):
                 if path.is_file():
                     build.enter(path.relative_to(build.folder).as_posix(), rows=1)
-            build.made("models", 1)
+            build.made("model", 1)
     for work in out.parent.glob(f".{out.name}.training-*"):
         shutil.rmtree(work)
     return build.result
@@ -53,7 +53,7 @@ def predict_held_out(tokens: Path, examples: Path, model: Path, out: Path, *, se
     with Build(out, kind="predictions", config={"split": "held_out", "seed": seed}, inputs=inputs) as build:
         if not build.unchanged:
             frames = [_of_model(tokens, examples, model), *_of_baselines(tokens, examples, seed)]
-            together = pl.concat(frames)
+            together = pl.concat(frames).sort("task", maintain_order=True)
             Prediction.check(together)
             build.write("held_out.parquet", together)
             rows = frames[0].height

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.table import Table
 from rich.text import Text
 
 from ehrseq.core.dataset import Result
@@ -76,7 +77,7 @@ class Outcome:
 
         books: dict[str, Account] = self.stages["fhir"].manifest.sources
         parts: list[Any] = [accounting_table(books), Text()]
-        parts += [_stage_line(name, stage) for name, stage in self.stages.items()]
+        parts.append(_stages(self.stages))
         parts += [Text(), results_table([Metric(**result) for result in self.evaluation["results"]])]
         parts += [Text(f"• {verdict}") for verdict in self.evaluation["verdicts"]]
         parts += [Text(f"• {task}: left out: {why}", style="yellow") for task, why in self.skipped.items()]
@@ -92,10 +93,17 @@ def _cost(stage: Result) -> dict[str, Any]:
     return {key: stage.run.get(key) for key in ("seconds", "cpu_seconds", "peak_rss_bytes")}
 
 
-def _stage_line(name: str, stage: Result) -> Text:
-    made = ", ".join(f"{count:,} {what}" for what, count in stage.manifest.made.items())
-    cost = "unchanged" if stage.status == "unchanged" else f"{stage.run['seconds']:.1f} s"
-    return Text.assemble((f"{name:<28}", "bold"), f"{cost:>10}  ", (made, "dim"))
+def _stages(stages: dict[str, Result]) -> Table:
+    from ehrseq.console import made_in_short
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
+    table.add_column("made")
+    for name, stage in stages.items():
+        cost = "unchanged" if stage.status == "unchanged" else f"{stage.run['seconds']:.1f}"
+        table.add_row(name, cost, Text(made_in_short(stage.manifest.made, most=2), style="dim"))
+    return table
 
 
 def run(

@@ -162,7 +162,9 @@ def _fit_logistic(features: dict[str, Any], labels: dict[str, Any], seed: int) -
     from sklearn.linear_model import LogisticRegression
 
     tried = {
-        strength: LogisticRegression(C=strength, tol=1e-3, max_iter=1000).fit(features["train"], labels["train"])
+        strength: LogisticRegression(C=strength, tol=1e-3, max_iter=1000).fit(
+            features["train"], labels["train"]
+        )
         for strength in _PENALTIES
     }
     best = min(tried, key=lambda strength: _loss(tried[strength], features["tuning"], labels["tuning"]))

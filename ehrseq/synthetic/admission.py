@@ -45,16 +45,26 @@ def draw_round(
     icu_in = np.where(icu, rng.uniform(0.6, 3, count), np.nan)
 
     died_early = rng.random(count) < sigmoid(-7.0 + 1.5 * onset)
-    left_early = ~died_early & (rng.random(count) < sigmoid(np.where(np.isin(kind, (3, 4)), 0.3, -3.8) - onset))
+    left_early = ~died_early & (
+        rng.random(count) < sigmoid(np.where(np.isin(kind, (3, 4)), 0.3, -3.8) - onset)
+    )
     observed = ~died_early & ~left_early
-    common = {"group": group, "conditions": conditions, "age": age.astype(float), "severity": day_one, "trend": trend}
+    common = {
+        "group": group,
+        "conditions": conditions,
+        "age": age.astype(float),
+        "severity": day_one,
+        "trend": trend,
+    }
     risk_mortality = mortality_risk(hospital, **common)
     risk_long = long_stay_risk(hospital, **common, alone=patients.alone[who], icu=icu)
     died = np.where(observed, rng.random(count) < risk_mortality, died_early)
     long = observed & (rng.random(count) < risk_long)
     hours = _length(rng, admit, observed, died, long, day_one)
     final = np.where(
-        died, np.maximum(day_one, 1.2) + rng.uniform(0.6, 1.6, count), 0.3 * day_one + rng.normal(-0.6, 0.6, count)
+        died,
+        np.maximum(day_one, 1.2) + rng.uniform(0.6, 1.6, count),
+        0.3 * day_one + rng.normal(-0.6, 0.6, count),
     )
     end = admit + np.rint(hours * 60).astype(np.int64) * 60
     missing = np.full(count, np.nan)
@@ -80,7 +90,9 @@ def draw_round(
         died=died,
         long=long,
         icu_in=icu_in,
-        icu_out=np.minimum(icu_in + 10 + rng.exponential(40, count) * np.exp(0.4 * day_one), (end - admit) / HOUR),
+        icu_out=np.minimum(
+            icu_in + 10 + rng.exponential(40, count) * np.exp(0.4 * day_one), (end - admit) / HOUR
+        ),
         risk_mortality=np.where(observed, risk_mortality, np.nan),
         risk_long=np.where(observed, risk_long, np.nan),
         risk_readmission=missing,
@@ -107,7 +119,9 @@ def _kind(hospital: Hospital, rng: np.random.Generator, group: Ints, planned: Bo
     emergency = rng.choice([0, 1, 2, 3], count, p=[0.66, 0.06, 0.16, 0.12])
     observation = rng.random(count) < hospital.of_groups("observation")[group]
     surgical = np.array([entry.procedure is not None for entry in hospital.groups.values()])[group]
-    return np.where(planned, np.where(surgical & (rng.random(count) < 0.7), 6, 5), np.where(observation, 4, emergency))
+    return np.where(
+        planned, np.where(surgical & (rng.random(count) < 0.7), 6, 5), np.where(observation, 4, emergency)
+    )
 
 
 def _length(
@@ -117,7 +131,9 @@ def _length(
     count = len(admit)
     early = rng.uniform(4, 23, count)
     short = 24.5 + (167 - 24.5) * rng.beta(1.3, 1.9, count)
-    extended = 168.5 + np.minimum(rng.exponential(100, count) * np.exp(0.15 * np.clip(severity, -1, 3)), 40 * 24)
+    extended = 168.5 + np.minimum(
+        rng.exponential(100, count) * np.exp(0.15 * np.clip(severity, -1, 3)), 40 * 24
+    )
     hours = np.where(long, extended, np.where(observed, short, early))
     midnight = admit % DAY / HOUR
     afternoon = np.floor((hours + midnight) / 24) * 24 + rng.uniform(11, 18, count) - midnight

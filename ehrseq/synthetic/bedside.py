@@ -42,7 +42,9 @@ def _vitals(block: Block, rng: np.random.Generator) -> pl.DataFrame:
     charted = block.seconds(row, hour)
     number = pl.Series(value)
     plain = number.cast(pl.String).str.strip_suffix(".0")
-    words = [word for vital in vitals for word in [*(vital.words or []), *[""] * (6 - len(vital.words or []))]]
+    words = [
+        word for vital in vitals for word in [*(vital.words or []), *[""] * (6 - len(vital.words or []))]
+    ]
     worded = np.array([vital.words is not None for vital in vitals])[item]
     low = np.array([vital.low for vital in vitals])[item]
     spoken = pick(words, np.where(worded, item * 6 + (value - low).astype(np.int64), -1))
@@ -63,8 +65,14 @@ def _vitals(block: Block, rng: np.random.Generator) -> pl.DataFrame:
 def _readings(block: Block, row: Ints, hour: Floats, item: Ints, rng: np.random.Generator) -> Floats:
     vitals = block.hospital.vitals
     load = np.array([vital.load for vital in vitals])[item]
-    mean, sd = np.array([vital.mean for vital in vitals])[item], np.array([vital.sd for vital in vitals])[item]
-    low, high = np.array([vital.low for vital in vitals])[item], np.array([vital.high for vital in vitals])[item]
+    mean, sd = (
+        np.array([vital.mean for vital in vitals])[item],
+        np.array([vital.sd for vital in vitals])[item],
+    )
+    low, high = (
+        np.array([vital.low for vital in vitals])[item],
+        np.array([vital.high for vital in vitals])[item],
+    )
     ten = 10.0 ** np.array([vital.digits for vital in vitals])[item]
     score = block.patients.vital_offset[block.stays.subject[row], item]
     score = score + load * severity_at(block.stays, row, hour) + _NOISE * rng.normal(size=len(row))

@@ -48,7 +48,9 @@ def _coded(block: Block, parts: list[tuple[Bools, Code, Code]]) -> pl.DataFrame:
     frame = frame.with_columns(icd_code=pick(words, np.concatenate(codes)))
     frame = frame.sort("row", "rank").unique(["row", "icd_code"], keep="first", maintain_order=True)
     frame = frame.with_columns(seq_num=pl.int_range(1, pl.len() + 1).over("row"))
-    return frame.with_columns(**{name: pl.Series(ids) for name, ids in block.key(frame["row"].to_numpy()).items()})
+    return frame.with_columns(
+        **{name: pl.Series(ids) for name, ids in block.key(frame["row"].to_numpy()).items()}
+    )
 
 
 def _diagnoses(block: Block, rng: np.random.Generator) -> pl.DataFrame:
@@ -62,7 +64,10 @@ def _diagnoses(block: Block, rng: np.random.Generator) -> pl.DataFrame:
         "alone": block.patients.alone[stays.subject] & (rng.random(count) < 0.6),
     }
     parts = [(stays.group == n, group.icd10, group.icd9) for n, group in enumerate(hospital.groups.values())]
-    parts += [(seen, hospital.complications[name]["icd10"], hospital.complications[name]["icd9"]) for name, seen in happened.items()]
+    parts += [
+        (seen, hospital.complications[name]["icd10"], hospital.complications[name]["icd9"])
+        for name, seen in happened.items()
+    ]
     for number, condition in enumerate(hospital.conditions.values()):
         coded = stays.conditions[:, number] & (rng.random(count) < 0.93)
         parts.append((coded, condition.icd10, condition.icd9))

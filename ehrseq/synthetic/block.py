@@ -118,7 +118,9 @@ def provider_names() -> list[str]:
     """The provider ids of the hospital."""
     letters = "0123456789ABCDEFGHJKLMNPQRSTUVWXYZ"
     numbers = [(n * 2_718_281 + 31_337) % 34**4 for n in range(PROVIDERS)]
-    return ["P" + "".join(letters[number // 34**place % 34] for place in range(4)) + "X" for number in numbers]
+    return [
+        "P" + "".join(letters[number // 34**place % 34] for place in range(4)) + "X" for number in numbers
+    ]
 
 
 def caregiver_numbers() -> Ints:

@@ -71,7 +71,9 @@ def _prior(admit: Ints, ends: list[Ints]) -> Ints:
     return np.sum(counts, axis=0) if counts else np.zeros(len(admit), np.int64)
 
 
-def _throw_readmission(stays: Stays, patients: Patients, hospital: Hospital, rng: np.random.Generator) -> Stays:
+def _throw_readmission(
+    stays: Stays, patients: Patients, hospital: Hospital, rng: np.random.Generator
+) -> Stays:
     risk = readmission_risk(
         hospital, group=stays.group, conditions=stays.conditions, prior=stays.prior, unresolved=stays.final,
         alone=patients.alone[stays.subject], long=stays.long,
@@ -108,6 +110,8 @@ def _die_later(stays: Stays, follows: Bools, hospital: Hospital, rng: np.random.
     """Deaths outside the hospital within a year of the last discharge, as MIMIC-IV knows them."""
     count = len(stays)
     burden = stays.conditions @ hospital.of_conditions("mortality")
-    dies = ~stays.died & ~follows & (rng.random(count) < sigmoid(-2.8 + 0.8 * burden + 0.04 * (stays.age - 65)))
+    dies = (
+        ~stays.died & ~follows & (rng.random(count) < sigmoid(-2.8 + 0.8 * burden + 0.04 * (stays.age - 65)))
+    )
     days = np.minimum(3 + rng.exponential(120, count), 360).astype(np.int64)
     return replace(stays, died_later_day=np.where(dies, days, -1))

@@ -43,7 +43,9 @@ def cultures(block: Block, rng: np.random.Generator) -> Tables:
     events = culture[position].with_columns(**_growth(block, grows, position, rng))
     events = events.sort("subject_id", "charttime", maintain_order=True)
     return {
-        "hosp/microbiologyevents": events.with_columns(microevent_id=block.ids.take("microevent", len(events)))
+        "hosp/microbiologyevents": events.with_columns(
+            microevent_id=block.ids.take("microevent", len(events))
+        )
     }
 
 
@@ -68,7 +70,9 @@ def _growth(
         "ab_itemid": keep(pl.Series(np.array(list(hospital.antibiotics))[rank]), grown),
         "ab_name": pick(list(hospital.antibiotics.values()), np.where(grown, rank, -1)),
         "dilution_text": pick(["<=1", "<=2", "<=4", "=>16"], np.where(grown, steps, -1)),
-        "dilution_comparison": pick(["<=        ", "=>        "], np.where(grown, resistant.astype(np.int64), -1)),
+        "dilution_comparison": pick(
+            ["<=        ", "=>        "], np.where(grown, resistant.astype(np.int64), -1)
+        ),
         "dilution_value": keep(pl.Series(np.array([1, 2, 4, 16])[steps]), grown),
         "interpretation": pick(["S", "R"], np.where(grown, resistant.astype(np.int64), -1)),
         "comments": pick(["NO GROWTH."], np.where(grown, -1, 0)),

@@ -31,15 +31,20 @@ def dictionaries(hospital: Hospital) -> Tables:
 
 
 def _codes(pairs: list[tuple[Code, Code]]) -> pl.DataFrame:
-    rows = [(code, version, title) for pair in pairs for (code, title), version in zip(pair, (9, 10), strict=True)]
+    rows = [
+        (code, version, title) for pair in pairs for (code, title), version in zip(pair, (9, 10), strict=True)
+    ]
     frame = pl.DataFrame(rows, schema=["icd_code", "icd_version", "long_title"], orient="row")
-    return frame.unique(["icd_code", "icd_version"], keep="first", maintain_order=True).sort("icd_version", "icd_code")
+    return frame.unique(["icd_code", "icd_version"], keep="first", maintain_order=True).sort(
+        "icd_version", "icd_code"
+    )
 
 
 def _labitems(hospital: Hospital) -> pl.DataFrame:
     hematology = ("blood count", "coagulation")
     rows = [
-        (lab.id, lab.label, "Blood", "Hematology" if lab.panel in hematology else lab.category) for lab in hospital.labs
+        (lab.id, lab.label, "Blood", "Hematology" if lab.panel in hematology else lab.category)
+        for lab in hospital.labs
     ]
     rows += [(lab.id, lab.label, "Urine", "Hematology") for lab in hospital.text_labs]
     return pl.DataFrame(rows, schema=["itemid", "label", "fluid", "category"], orient="row").sort("itemid")
@@ -47,7 +52,15 @@ def _labitems(hospital: Hospital) -> pl.DataFrame:
 
 def _items(hospital: Hospital) -> pl.DataFrame:
     rows = [
-        (vital.id, vital.label, vital.short, "chartevents", vital.category, vital.unit, "Text" if vital.words else "Numeric")
+        (
+            vital.id,
+            vital.label,
+            vital.short,
+            "chartevents",
+            vital.category,
+            vital.unit,
+            "Text" if vital.words else "Numeric",
+        )
         for vital in hospital.vitals
     ]
     rows += [

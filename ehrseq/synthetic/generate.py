@@ -72,7 +72,9 @@ def generate(
         raise ConfigError("generate: both patients and admissions were given; give one of them.")
     wanted = 1_000 if patients is None and admissions is None else (patients or admissions or 0)
     if wanted < 1 or seed < 0:
-        raise ConfigError(f"generate: {wanted:,} patients or admissions, seed {seed}: the first must be at least 1, the seed 0.")
+        raise ConfigError(
+            f"generate: {wanted:,} patients or admissions, seed {seed}: the first must be at least 1, the seed 0."
+        )
     _check_free(out)
     recover_folder(out)
     aside = out.with_name(f".{out.name}.tmp-{os.getpid()}")
@@ -90,7 +92,9 @@ def generate(
 
 def _check_free(out: Path) -> None:
     if out.exists() and not (out.is_dir() and ((out / SUMMARY).exists() or not any(out.iterdir()))):
-        raise ConfigError(f"{out}: holds something that is not a synthetic hospital. Choose another folder, or empty it.")
+        raise ConfigError(
+            f"{out}: holds something that is not a synthetic hospital. Choose another folder, or empty it."
+        )
 
 
 def _write(folder: Path, patients: int | None, admissions: int | None, seed: int, mess: bool) -> Summary:
@@ -103,7 +107,9 @@ def _write(folder: Path, patients: int | None, admissions: int | None, seed: int
             true = truth(block)
             writer.write(tables, true)
             people, stays = people + len(tables["hosp/patients"]), stays + len(block.stays)
-            for task, count, events in true.group_by("task").agg(pl.len(), pl.col("outcome").sum()).iter_rows():
+            for task, count, events in (
+                true.group_by("task").agg(pl.len(), pl.col("outcome").sum()).iter_rows()
+            ):
                 labels[task] += count
                 positives[task] += events
     prevalence = {task: round(positives[task] / max(labels[task], 1), 6) for task in TASKS}

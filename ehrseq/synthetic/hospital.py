@@ -216,7 +216,9 @@ def _record(kind: type, name: str, entry: dict[str, Any]) -> Any:
     known = {item.name for item in fields(kind)}
     for key in entry:
         if key not in known:
-            raise ConfigError(f"hospital.yaml: {kind.__name__} {name!r} has no field {key!r}.{closest(key, known)}")
+            raise ConfigError(
+                f"hospital.yaml: {kind.__name__} {name!r} has no field {key!r}.{closest(key, known)}"
+            )
     return kind(**entry)
 
 

@@ -15,7 +15,9 @@ type Ints = NDArray[np.int64]
 
 def infusions(block: Block, rng: np.random.Generator) -> Tables:
     """Fluids, norepinephrine whose rate follows severity, sedation, and procedures of intensive care."""
-    running = pl.concat([_fluids(block, rng), _pressors(block, rng), _sedation(block, rng)], how="diagonal_relaxed")
+    running = pl.concat(
+        [_fluids(block, rng), _pressors(block, rng), _sedation(block, rng)], how="diagonal_relaxed"
+    )
     running = running.sort("subject_id", "starttime", maintain_order=True)
     return {
         "icu/inputevents": running,
@@ -71,7 +73,19 @@ def _fluids(block: Block, rng: np.random.Generator) -> pl.DataFrame:
     rate = np.rint(np.clip(90 + 35 * severity_at(stays, row, start) + rng.normal(0, 20, len(row)), 20, 500))
     units = ("ml", "mL/hour")
     alone = np.full(len(row), -1)
-    return _running(block, "infusion", row, start, end, rate * (end - start), rate, units, alone, "02-Fluids (Crystalloids)", rng)
+    return _running(
+        block,
+        "infusion",
+        row,
+        start,
+        end,
+        rate * (end - start),
+        rate,
+        units,
+        alone,
+        "02-Fluids (Crystalloids)",
+        rng,
+    )
 
 
 def _pressors(block: Block, rng: np.random.Generator) -> pl.DataFrame:
@@ -84,7 +98,9 @@ def _pressors(block: Block, rng: np.random.Generator) -> pl.DataFrame:
     rate = 0.05 * np.exp(0.7 * severity_at(stays, row, start) + rng.normal(0, 0.15, len(row)))
     amount = rate * _kilograms(block, row) * (end - start) * 60 / 1000
     order = _one_per_stay(block, row)
-    return _running(block, "vasopressor", row, start, end, amount, rate, ("mg", "mcg/kg/min"), order, "01-Drips", rng)
+    return _running(
+        block, "vasopressor", row, start, end, amount, rate, ("mg", "mcg/kg/min"), order, "01-Drips", rng
+    )
 
 
 def _one_per_stay(block: Block, row: Ints) -> Ints:
@@ -100,7 +116,9 @@ def _sedation(block: Block, rng: np.random.Generator) -> pl.DataFrame:
     rate = np.round(rng.uniform(10, 50, len(row)))
     amount = rate * _kilograms(block, row) * (end - begun) * 60 / 1000
     units = ("mg", "mcg/kg/min")
-    return _running(block, "sedation", row, begun, end, amount, rate, units, np.full(len(row), -1), "01-Drips", rng)
+    return _running(
+        block, "sedation", row, begun, end, amount, rate, units, np.full(len(row), -1), "01-Drips", rng
+    )
 
 
 def _ingredients(block: Block, running: pl.DataFrame) -> pl.DataFrame:
@@ -120,7 +138,12 @@ def _procedures(block: Block, rng: np.random.Generator) -> pl.DataFrame:
     parts = [
         ("line", stays.icu_in + 0.3, until, "Peripheral Lines"),
         ("ventilation", ventilated, np.minimum(ventilated + rng.uniform(6, 90, count), until), "Ventilation"),
-        ("imaging", np.where(rng.random(count) < 0.6, stays.icu_in + 0.6, np.nan), stays.icu_in + 0.65, "Imaging"),
+        (
+            "imaging",
+            np.where(rng.random(count) < 0.6, stays.icu_in + 0.6, np.nan),
+            stays.icu_in + 0.65,
+            "Imaging",
+        ),
     ]
     frames = []
     for item, start, end, category in parts:

@@ -42,7 +42,9 @@ def laboratory(block: Block, rng: np.random.Generator) -> Tables:
         storetime=moment(stored[draw]),
         priority=pick(["ROUTINE", "STAT"], urgent[draw].astype(np.int64)),
     )
-    events = pl.concat([numeric, _urine(block, rng)], how="diagonal_relaxed").sort("subject_id", "charttime", maintain_order=True)
+    events = pl.concat([numeric, _urine(block, rng)], how="diagonal_relaxed").sort(
+        "subject_id", "charttime", maintain_order=True
+    )
     return {"hosp/labevents": events.with_columns(labevent_id=block.ids.take("labevent", len(events)))}
 
 
@@ -50,12 +52,16 @@ def _draws(block: Block, rng: np.random.Generator) -> tuple[Ints, Floats, Ints]:
     """(admission, hour, panel) of every blood draw. Depends on the reason and on intensive care, not on outcomes."""
     stays, groups = block.stays, list(block.hospital.groups.values())
     count = len(stays)
-    start = np.where(np.isnan(stays.ed_hours), 0.7, -0.6 * np.nan_to_num(stays.ed_hours)) + rng.uniform(0, 0.8, count)
+    start = np.where(np.isnan(stays.ed_hours), 0.7, -0.6 * np.nan_to_num(stays.ed_hours)) + rng.uniform(
+        0, 0.8, count
+    )
     icu = ~np.isnan(stays.icu_in)
     parts = []
     for number, (panel, (usual, early, late, most)) in enumerate(_PANELS.items()):
         chance = np.array([group.panels.get(panel, usual) for group in groups])[stays.group]
-        chance = np.where(icu & (panel in ("blood gas", "coagulation", "liver")), np.maximum(chance, 0.75), chance)
+        chance = np.where(
+            icu & (panel in ("blood gas", "coagulation", "liver")), np.maximum(chance, 0.75), chance
+        )
         wanted = rng.random(count) < chance
         pace = early * np.where(icu & (early < 20), 0.75, 1.0) * rng.uniform(0.85, 1.15, count)
         first = repeat_every(np.where(wanted, start, np.nan), np.minimum(23.5, stays.hours - 0.2), pace)

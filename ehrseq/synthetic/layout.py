@@ -87,6 +87,4 @@ def conform(table: str, frame: pl.DataFrame) -> pl.DataFrame:
         if name not in columns:
             raise SchemaError(f"{table} has no column {name!r}.{closest(name, columns)}")
     present = set(frame.columns)
-    return frame.select(
-        name if name in present else pl.lit(None, pl.String).alias(name) for name in columns
-    )
+    return frame.select(name if name in present else pl.lit(None, pl.String).alias(name) for name in columns)

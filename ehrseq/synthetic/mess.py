@@ -52,7 +52,9 @@ def _laboratory(labs: pl.DataFrame, block: Block, rng: np.random.Generator) -> p
             "hadm_id": block.hadm_id,
             "limit": moment(np.where(stays.died, stays.end, stays.end + 6 * 3600)),
             # an analyser of another maker takes over in the middle of a stay
-            "switch": moment(stays.admit + (stays.hours * 3600 * rng.uniform(0, 1, len(stays))).astype(np.int64)),
+            "switch": moment(
+                stays.admit + (stays.hours * 3600 * rng.uniform(0, 1, len(stays))).astype(np.int64)
+            ),
             "switches": rng.random(len(stays)) < 0.05,
         }
     )
@@ -88,7 +90,11 @@ def _corrections(labs: pl.DataFrame, block: Block, rng: np.random.Generator) -> 
     later = pl.min_horizontal(pl.col("storetime") + pl.duration(minutes=hours), "limit")
     factor = pl.Series(rng.choice([0.7, 0.9, 1.1, 1.4], len(chosen)))
     digits = pl.when(pl.col("value").str.contains(".", literal=True)).then(1).otherwise(0)
-    value = pl.when(digits == 1).then((pl.col("valuenum") * factor).round(1)).otherwise((pl.col("valuenum") * factor).round(0))
+    value = (
+        pl.when(digits == 1)
+        .then((pl.col("valuenum") * factor).round(1))
+        .otherwise((pl.col("valuenum") * factor).round(0))
+    )
     fixed = chosen.with_columns(
         labevent_id=pl.Series(block.ids.take("labevent", len(chosen))),
         comments=pl.format("CORRECTED RESULT.  PREVIOUSLY REPORTED AS {}.", "value"),
@@ -111,7 +117,12 @@ def _other_unit(labs: pl.DataFrame, tests: list[Lab]) -> pl.DataFrame:
     ten = pl.lit(10.0).pow(pl.col("digits").fill_null(0))
 
     def convert(name: str) -> pl.Expr:
-        return pl.when(changed).then((pl.col(name) * pl.col("factor") * ten).round(0) / ten).otherwise(name).alias(name)
+        return (
+            pl.when(changed)
+            .then((pl.col(name) * pl.col("factor") * ten).round(0) / ten)
+            .otherwise(name)
+            .alias(name)
+        )
 
     labs = labs.with_columns(
         convert("valuenum"), convert("ref_range_lower"), convert("ref_range_upper"),

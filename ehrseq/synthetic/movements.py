@@ -11,7 +11,13 @@ from ehrseq.synthetic.stays import ADMISSION_TYPES, DAY, HOUR
 type Ints = NDArray[np.int64]
 
 _YEAR_GROUPS = {2009: "2008 - 2010", 2012: "2011 - 2013", 2015: "2014 - 2016", 2018: "2017 - 2019"}
-_PLACES = ["EMERGENCY ROOM", "PHYSICIAN REFERRAL", "TRANSFER FROM HOSPITAL", "CLINIC REFERRAL", "WALK-IN/SELF REFERRAL"]
+_PLACES = [
+    "EMERGENCY ROOM",
+    "PHYSICIAN REFERRAL",
+    "TRANSFER FROM HOSPITAL",
+    "CLINIC REFERRAL",
+    "WALK-IN/SELF REFERRAL",
+]
 _DISCHARGES = ["HOME", "HOME HEALTH CARE", "SKILLED NURSING FACILITY", "REHAB", "DIED"]
 
 
@@ -49,7 +55,9 @@ def _admissions(block: Block, rng: np.random.Generator) -> pl.DataFrame:
     hospital, patients, stays = block.hospital, block.patients, block.stays
     who, count = stays.subject, len(stays)
     emergency = ~np.isnan(stays.ed_hours)
-    place = np.where(emergency, 0, np.where(stays.planned, 1, rng.choice([1, 2, 3, 4], count, p=[0.3, 0.5, 0.1, 0.1])))
+    place = np.where(
+        emergency, 0, np.where(stays.planned, 1, rng.choice([1, 2, 3, 4], count, p=[0.3, 0.5, 0.1, 0.1]))
+    )
     registered = stays.admit - np.rint(np.nan_to_num(stays.ed_hours) * 60).astype(np.int64) * 60
     return pl.DataFrame(
         {
@@ -75,7 +83,12 @@ def _admissions(block: Block, rng: np.random.Generator) -> pl.DataFrame:
 def _destination(block: Block, rng: np.random.Generator) -> Ints:
     """Index into _DISCHARGES: the older, the iller and the lonelier go home less."""
     stays = block.stays
-    need = 0.5 * stays.final + 0.03 * (stays.age - 65) + 0.6 * block.patients.alone[stays.subject] + 0.6 * stays.long
+    need = (
+        0.5 * stays.final
+        + 0.03 * (stays.age - 65)
+        + 0.6 * block.patients.alone[stays.subject]
+        + 0.6 * stays.long
+    )
     need = need + rng.logistic(0, 0.7, len(stays))
     return np.where(stays.died, 4, np.digitize(need, [0.3, 1.4, 2.4]))
 
@@ -87,7 +100,9 @@ def ward_hour(block: Block) -> Floats:
 
 def _services(block: Block, rng: np.random.Generator) -> pl.DataFrame:
     services = list(block.hospital.services)
-    own = np.array([services.index(group.service) for group in block.hospital.groups.values()])[block.stays.group]
+    own = np.array([services.index(group.service) for group in block.hospital.groups.values()])[
+        block.stays.group
+    ]
     count = len(block.stays)
     row = np.arange(count)
     moved = np.flatnonzero((rng.random(count) < 0.05) & (block.stays.hours > 30))
@@ -97,7 +112,12 @@ def _services(block: Block, rng: np.random.Generator) -> pl.DataFrame:
     return pl.DataFrame(
         {
             **block.key(np.r_[row, moved]),
-            "transfertime": moment(np.r_[block.seconds(row, np.full(count, 1 / 60)), block.seconds(moved, np.full(len(moved), 26.0))]),
+            "transfertime": moment(
+                np.r_[
+                    block.seconds(row, np.full(count, 1 / 60)),
+                    block.seconds(moved, np.full(len(moved), 26.0)),
+                ]
+            ),
             "prev_service": pick(services, np.r_[np.full(count, -1), first[moved]]),
             "curr_service": pick(services, np.r_[first, own[moved]]),
         }

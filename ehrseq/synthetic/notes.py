@@ -10,9 +10,22 @@ from ehrseq.synthetic.stays import DAY, severity_at
 
 type Ints = NDArray[np.int64]
 
-_EXTENT = ["No other abnormality.", "Mild bibasilar atelectasis.", "Small bilateral pleural effusions.", "Extensive bilateral opacities with large effusions."]
-_CHANGE = ["Interval improvement compared with the prior study.", "No significant interval change.", "Interval worsening compared with the prior study."]
-_COURSE = ["The patient improved promptly with treatment.", "The patient improved slowly.", "The course was complicated and recovery incomplete."]
+_EXTENT = [
+    "No other abnormality.",
+    "Mild bibasilar atelectasis.",
+    "Small bilateral pleural effusions.",
+    "Extensive bilateral opacities with large effusions.",
+]
+_CHANGE = [
+    "Interval improvement compared with the prior study.",
+    "No significant interval change.",
+    "Interval worsening compared with the prior study.",
+]
+_COURSE = [
+    "The patient improved promptly with treatment.",
+    "The patient improved slowly.",
+    "The course was complicated and recovery incomplete.",
+]
 
 
 def notes(block: Block, rng: np.random.Generator) -> Tables:

@@ -62,7 +62,13 @@ def orders(block: Block, courses: Courses, rng: np.random.Generator) -> tuple[Ta
 
 
 def _order(
-    block: Block, row: Ints, hour: Floats, kind: str, subtype: str | None = None, *, detail: tuple[str, str] | None = None
+    block: Block,
+    row: Ints,
+    hour: Floats,
+    kind: str,
+    subtype: str | None = None,
+    *,
+    detail: tuple[str, str] | None = None,
 ) -> pl.DataFrame:
     hour = np.minimum(hour, block.stays.hours[row] - 0.1)
     name, value = detail or (None, None)
@@ -96,7 +102,16 @@ def _standing(block: Block, rng: np.random.Generator) -> list[pl.DataFrame]:
     parts.append(_order(block, daily, hour + rng.uniform(0, 1.5, len(daily)), "Lab"))
     home = row[~stays.died]
     final = ("Discharge Planning", "Finalized")
-    parts.append(_order(block, home, stays.hours[home] - rng.uniform(0.5, 3, len(home)), "ADT orders", "Discharge", detail=final))
+    parts.append(
+        _order(
+            block,
+            home,
+            stays.hours[home] - rng.uniform(0.5, 3, len(home)),
+            "ADT orders",
+            "Discharge",
+            detail=final,
+        )
+    )
     return parts
 
 
@@ -128,5 +143,7 @@ def _drugs(block: Block, courses: Courses, rng: np.random.Generator) -> list[pl.
     lead = rng.uniform(0.2, 1.0, len(courses))
     start = _order(block, courses.row, np.maximum(courses.start - lead, 0.05), "Medications")
     ended = np.flatnonzero(courses.stopped)
-    stop = _order(block, courses.row[ended], courses.stop[ended], "Medications").with_columns(transaction_type=pl.lit("D/C"))
+    stop = _order(block, courses.row[ended], courses.stop[ended], "Medications").with_columns(
+        transaction_type=pl.lit("D/C")
+    )
     return [start.with_columns(course=pl.Series(number)), stop.with_columns(course=pl.Series(ended))]

@@ -51,12 +51,14 @@ def _omr(block: Block, row: Ints, time: Ints, rng: np.random.Generator) -> pl.Da
     }
     day = pl.Series((time // DAY).astype(np.int32)).cast(pl.Date)
     frames = [
-        pl.DataFrame({"subject_id": block.subject_id[row], "chartdate": day, "result_value": value}).with_columns(
-            seq_num=pl.lit(1), result_name=pl.lit(name)
-        )
+        pl.DataFrame(
+            {"subject_id": block.subject_id[row], "chartdate": day, "result_value": value}
+        ).with_columns(seq_num=pl.lit(1), result_name=pl.lit(name))
         for name, value in results.items()
     ]
-    omr = pl.concat(frames).unique(["subject_id", "chartdate", "result_name"], keep="first", maintain_order=True)
+    omr = pl.concat(frames).unique(
+        ["subject_id", "chartdate", "result_name"], keep="first", maintain_order=True
+    )
     return omr.sort("subject_id", "chartdate", maintain_order=True)
 
 

@@ -71,7 +71,9 @@ def make_patients(subject_id: Ints, hospital: Hospital, rng: np.random.Generator
         race=choose(hospital.races, count, rng),
         language=choose(hospital.languages, count, rng),
         # single or widowed far more often if living alone: the record hints at it without saying so
-        marital=np.where(alone, rng.choice([1, 2, 3], count, p=[0.6, 0.25, 0.15]), choose(hospital.marital, count, rng)),
+        marital=np.where(
+            alone, rng.choice([1, 2, 3], count, p=[0.6, 0.25, 0.15]), choose(hospital.marital, count, rng)
+        ),
         insurance=np.where(
             (age >= 65) & (rng.random(count) < 0.85), 0, choose(hospital.insurance, count, rng)
         ).astype(np.int64),

@@ -84,5 +84,7 @@ def severity_at(stays: Stays, row: Ints, hour: Floats) -> Floats:
 
 def join(rounds: list[Stays]) -> Stays:
     """Stack rounds of admissions and order them by subject, then time."""
-    joined = {item.name: np.concatenate([getattr(part, item.name) for part in rounds]) for item in fields(Stays)}
+    joined = {
+        item.name: np.concatenate([getattr(part, item.name) for part in rounds]) for item in fields(Stays)
+    }
     return Stays(**joined).take(np.lexsort((joined["rank"], joined["subject"])))

@@ -48,19 +48,25 @@ def ventilator_hours(block: Block) -> Floats:
     stays = block.stays
     start = stays.icu_in + 1.0
     severity = severity_at(stays, np.arange(len(stays)), np.nan_to_num(start))
-    lungs = np.array([group.icu > 2 or "pO2" in group.labs for group in block.hospital.groups.values()])[stays.group]
+    lungs = np.array([group.icu > 2 or "pO2" in group.labs for group in block.hospital.groups.values()])[
+        stays.group
+    ]
     return np.where((severity + 0.5 * lungs > 1.5) & (start + 2 < stays.icu_out), start, np.nan)
 
 
 def draw_courses(block: Block, rng: np.random.Generator) -> Courses:
     """All drug courses of the block, ordered by admission, then start."""
     parts = [*_home(block, rng), *_therapy(block, rng), *_supportive(block, rng), _pressure(block)]
-    joined = Courses(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Courses)))
+    joined = Courses(
+        *(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Courses))
+    )
     in_time = joined.take(joined.start < block.stays.hours[joined.row] - 0.5)
     return in_time.take(np.lexsort((in_time.start, in_time.row)))
 
 
-def _course(block: Block, row: Ints, drug: str, start: Floats, stop: Floats | None = None, *, main: bool) -> Courses:
+def _course(
+    block: Block, row: Ints, drug: str, start: Floats, stop: Floats | None = None, *, main: bool
+) -> Courses:
     end = block.stays.hours[row]
     until = end if stop is None else np.minimum(stop, end)
     index = np.full(len(row), block.hospital.drug_index(drug))

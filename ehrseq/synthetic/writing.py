@@ -38,14 +38,18 @@ class HospitalWriter:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._raw[table] = path.open("wb")
                 # no file name and no time in the header, so that equal content means equal bytes
-                zipped = gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=self._raw[table], mtime=0)
+                zipped = gzip.GzipFile(
+                    filename="", mode="wb", compresslevel=_LEVEL, fileobj=self._raw[table], mtime=0
+                )
                 zipped.write((",".join(columns) + "\n").encode())
                 self._zipped[table] = zipped
             schema = Truth.empty().to_arrow().schema
             self._truth = pq.ParquetWriter(self.out / "truth.parquet", schema, compression="zstd")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with storage_errors(self.out):
             if kind is None:
                 self._flush_truth()
@@ -80,4 +84,6 @@ def to_csv(frame: pl.DataFrame) -> bytes:
     b'7\\n7.25\\n""\\n'
     """
     plain = frame.with_columns(pl.col(pl.Float64).cast(pl.String).str.strip_suffix(".0"))
-    return plain.write_csv(include_header=False, datetime_format="%Y-%m-%d %H:%M:%S", date_format="%Y-%m-%d").encode()
+    return plain.write_csv(
+        include_header=False, datetime_format="%Y-%m-%d %H:%M:%S", date_format="%Y-%m-%d"
+    ).encode()

@@ -129,7 +129,7 @@ class Rows:
 class Packing:
     """Rows of `row_length` tokens and at most `row_labels` labels for windows of given length and label count.
 
-    The shape of the plan is fixed; `rows(seed, epoch)` fills it. `row_labels` None: an eighth of the row, or
+    The shape of the plan is fixed; `rows(seed, epoch)` fills it. `row_labels` None: a 32nd of the row, or
     what the richest window needs, rounded up to 8.
 
     >>> packing = Packing([3, 5, 5, 2], [1, 1, 1, 1], row_length=8)
@@ -146,7 +146,7 @@ class Packing:
         if len(lengths) and lengths.max() > row_length:
             raise TokenError(f"a window of {lengths.max()} tokens does not fit rows of {row_length}.")
         richest = int(labels.max(initial=1))
-        self.row_labels = -(-max(row_labels or row_length // 8, richest) // 8) * 8
+        self.row_labels = -(-max(row_labels or row_length // 32, richest) // 8) * 8
         self._by_length = np.argsort(lengths, kind="stable")
         self._lengths = lengths
         patterns = list(_patterns(lengths, labels, row_length, self.row_labels))
