@@ -122,8 +122,8 @@ def run(
 ) -> Outcome:
     """Map, serialize, tokenize, label, train, predict and judge; one folder for each stage below `out`.
 
-    Patients are split by `split_for`. A task whose labels are all the same is left out, with the reason. If `data` holds
-    `truth.parquet`, as a generated hospital does, the report shows what was attainable.
+    Patients are split by `split_for`. A task whose labels are all the same is left out, with the reason. If `data`
+    holds `truth.parquet`, as a generated hospital does, the report shows what was attainable.
     """
     import ehrseq
     from ehrseq.deploy.fitting import predict_held_out, train_model

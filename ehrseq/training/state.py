@@ -11,6 +11,9 @@ from ehrseq.models.registry import Parameters
 from ehrseq.training.config import TrainConfig
 
 
+WIDE = "wide."  # how the names of the wide path's parameters begin
+
+
 class TrainState(NamedTuple):
     """Donated to each step. n = number of tasks."""
 
@@ -33,8 +36,8 @@ def optimizer_of(config: TrainConfig, steps: int) -> optax.GradientTransformatio
 
 
 def _decayed(parameters: Parameters) -> dict[str, bool]:
-    """Matrices and tables decay; scales, biases and decay rates do not."""
-    return {name: value.ndim >= 2 for name, value in parameters.items()}
+    """Matrices and tables decay; scales, biases, decay rates and the wide path (it has its own prior) do not."""
+    return {name: value.ndim >= 2 and not name.startswith(WIDE) for name, value in parameters.items()}
 
 
 def start(

@@ -10,7 +10,7 @@ from jax import Array
 
 from ehrseq.models.network import Network
 from ehrseq.models.registry import Parameters
-from ehrseq.training.state import TrainState
+from ehrseq.training.state import WIDE, TrainState
 
 type Batch = dict[str, Array]
 type Bind = Callable[[Parameters], Network]
@@ -28,13 +28,17 @@ def loss_sums(logits: Array, batch: Batch, tasks: int) -> Array:
 
 
 def make_train_step(
-    bind: Bind, optimizer: optax.GradientTransformation, tasks: int, ema: float
+    bind: Bind, optimizer: optax.GradientTransformation, tasks: int, ema: float, ridge: float
 ) -> Callable[[TrainState, Batch], TrainState]:
-    """The compiled step. Its first argument is donated: use the state it returns, never the one given."""
+    """The compiled step. Its first argument is donated: use the state it returns, never the one given.
+
+    `ridge` / 2 times the sum of squares of the wide path's weights is added to the mean loss.
+    """
 
     def objective(parameters: Parameters, batch: Batch, key: Array) -> tuple[Array, Array]:
         sums = loss_sums(bind(parameters)(batch, key), batch, tasks)
-        return sums[0].sum() / jnp.maximum(sums[1].sum(), 1.0), sums
+        penalty = sum((jnp.sum(x * x) for name, x in parameters.items() if name.startswith(WIDE)), jnp.zeros(()))
+        return sums[0].sum() / jnp.maximum(sums[1].sum(), 1.0) + ridge / 2 * penalty, sums
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
