@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from ehrseq.core.manifest import Account
 from ehrseq.fhir import validate
+from ehrseq.mapping.check import common_dtype
 from ehrseq.mapping.compile import Plan
-from ehrseq.mapping.specification import Join
+from ehrseq.mapping.specification import Explode, Join
 from ehrseq.sources.rejects import FILTERED, REJECTED, join_rejects, rejects
 
-_INDEX = "~index"
+_INDEX = "~index"  # the row of the table
+_LINE = "~line"  # the row after exploding
+NOTHING = "no value"
 _PROVENANCE = ("_mapping", "_file", "_row")
 
 
@@ -122,8 +125,13 @@ class _State:
         """Run one mapping over its table."""
         mapping = plan.mapping
         rows = self.tables[mapping.table]
+        if mapping.explode:
+            rows = self._explode(rows, plan, mapping.explode)
+        rows = rows.with_row_index(_LINE)
         for join in mapping.joins:
             rows = self._join(rows, join)
+        for name, expression in plan.lets.items():
+            rows = rows.with_columns(expression.alias(name))
         for skip in mapping.skips:
             hit = rows.select(pl.sql_expr(skip.when).fill_null(False)).to_series()
             if hit.any():
@@ -135,32 +143,87 @@ class _State:
             *(pl.sql_expr(sql).alias(f"~winner{index}") for index, sql in enumerate(mapping.winner)),
         )
         rows = self._keep(plan, rows, pl.col("~id").is_not_null(), "key", "key", "part of the key is missing")
-        rows = self._winners(plan, rows)
+        if not mapping.gather:
+            rows = self._winners(plan, rows)
         made = rows.select(pl.col("~id").alias("id"), *plan.resource)
         rows, made = self._valid(plan, rows, made, full_validation)
         if check_references:
             rows, made = self._resolved(plan, rows, made)
+        if mapping.gather:
+            rows, made = self._gathered(plan, rows, made)
         self._finish(plan, rows, made)
 
+    def _explode(self, rows: pl.DataFrame, plan: Plan, explode: Explode) -> pl.DataFrame:
+        """One row for each value, in the order of rows and columns; rows without any are filtered."""
+        if explode.by:
+            pieces = pl.col(explode.columns[0]).str.split(explode.by).alias(explode.value)
+            long = rows.with_columns(pieces).explode(explode.value)
+            long = long.with_columns(pl.col(explode.value).str.strip_chars())
+            if explode.value != explode.columns[0]:
+                long = long.drop(explode.columns[0])
+            long = long.filter(pl.col(explode.value) != "")
+        else:
+            dtype = common_dtype([rows.schema[name] for name in explode.columns])
+            kept = [name for name in rows.columns if name not in explode.columns]
+            long = rows.with_columns(pl.col(explode.columns).cast(dtype)).unpivot(
+                explode.columns, index=kept, variable_name=explode.name, value_name=explode.value
+            )
+            long = long.drop_nulls(explode.value).sort(_INDEX, maintain_order=True)
+            if explode.attributes:
+                about = {explode.name: explode.columns, **explode.attributes}
+                long = long.join(
+                    pl.DataFrame(about, strict=False), on=explode.name, how="left", maintain_order="left"
+                )
+        empty = rows.join(long.select(_INDEX).unique(), on=_INDEX, how="anti")
+        if empty.height:
+            self.verdicts[plan.mapping.table].mark(FILTERED, NOTHING, empty[_INDEX])
+        return long
+
+    def _gathered(
+        self, plan: Plan, rows: pl.DataFrame, made: pl.DataFrame
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """One resource for each id: the gathered lists of all its rows together, the rest of its first row."""
+        self.verdicts[plan.mapping.table].used[rows[_INDEX].to_numpy()] = True
+        first = rows.unique("~id", keep="first", maintain_order=True)
+        gathered = [
+            pl.col(name).explode().drop_nulls() if name in plan.mapping.gather else pl.col(name).first()
+            for name in made.columns
+            if name != "id"
+        ]
+        return first, made.group_by("id", maintain_order=True).agg(gathered).select(made.columns)
+
     def _join(self, rows: pl.DataFrame, join: Join) -> pl.DataFrame:
-        right_keys = tuple(right for _, right in join.on)
-        if (join.table, right_keys) not in self.lookups:
-            table = self.tables[join.table]
-            unique = table.unique(list(right_keys), keep="first", maintain_order=True)
-            if unique.height < table.height:
-                losers = table.join(unique.select(_INDEX), on=_INDEX, how="anti")
-                self.verdicts[join.table].mark(FILTERED, "duplicate key", losers[_INDEX])
-            self.lookups[join.table, right_keys] = unique.drop("_file", "_row")
-        lookup = self.lookups[join.table, right_keys]
+        lookup = self._lookup(join)
         names = {
             name: f"~joined {join.table}" if name == _INDEX else join.prefix + name
             for name in lookup.columns
-            if name not in right_keys
+            if name not in join.right_keys
         }
-        lefts = [left for left, _ in join.on]
-        return rows.join(
-            lookup.rename(names), left_on=lefts, right_on=list(right_keys), how="left", maintain_order="left"
-        )
+        lefts, rights = [left for left, _ in join.on], list(join.right_keys)
+        lookup = lookup.rename(names)
+        if join.asof is None:
+            return rows.join(lookup, left_on=lefts, right_on=rights, how="left", maintain_order="left")
+        left, right = join.asof
+        right = names.get(right, right)
+        timed = rows.sort(left, nulls_last=False, maintain_order=True)
+        return timed.join_asof(
+            lookup.sort(right, maintain_order=True), left_on=left, right_on=right, by_left=lefts, by_right=rights,
+            strategy="backward", coalesce=False, check_sortedness=False,
+        ).sort(_LINE)  # fmt: skip
+
+    def _lookup(self, join: Join) -> pl.DataFrame:
+        """The table of a join, unique by its keys (and time)."""
+        keys = (*join.right_keys, *((join.asof[1],) if join.asof else ()))
+        if (join.table, keys) not in self.lookups:
+            table = self.tables[join.table]
+            if join.asof:
+                table = table.drop_nulls(join.asof[1])
+            unique = table.unique(list(keys), keep="first", maintain_order=True)
+            if unique.height < table.height:
+                losers = table.join(unique.select(_INDEX), on=_INDEX, how="anti")
+                self.verdicts[join.table].mark(FILTERED, "duplicate key", losers[_INDEX])
+            self.lookups[join.table, keys] = unique.drop("_file", "_row")
+        return self.lookups[join.table, keys]
 
     def _keep(
         self, plan: Plan, rows: pl.DataFrame, good: pl.Expr, rule: str, element: str, message: str
@@ -185,16 +248,17 @@ class _State:
         if rows["~id"].n_unique() == rows.height:
             return rows
         order = [f"~winner{index}" for index in range(len(plan.mapping.winner))]
-        best = rows.sort([*order, _INDEX], nulls_last=False).unique("~id", keep="last")[_INDEX]
-        losers = rows.filter(~pl.col(_INDEX).is_in(best.implode()))
-        columns = [
-            name for name in self.tables[plan.mapping.table].columns if name not in (_INDEX, "_file", "_row")
-        ]
-        same = rows.filter(rows.select(columns).is_duplicated())[_INDEX]
+        best = rows.sort([*order, _LINE], nulls_last=False).unique("~id", keep="last")[_LINE]
+        losers = rows.filter(~pl.col(_LINE).is_in(best.implode()))
+        own = [name for name in self.tables[plan.mapping.table].columns if name in rows.columns]
+        columns = [name for name in own if name not in (_INDEX, "_file", "_row")]
+        if explode := plan.mapping.explode:
+            columns += [name for name in (explode.name, explode.value) if name and name not in columns]
+        same = rows.filter(rows.select(columns).is_duplicated())[_LINE]
         verdicts = self.verdicts[plan.mapping.table]
-        verdicts.mark(FILTERED, "duplicate row", losers.filter(pl.col(_INDEX).is_in(same.implode()))[_INDEX])
+        verdicts.mark(FILTERED, "duplicate row", losers.filter(pl.col(_LINE).is_in(same.implode()))[_INDEX])
         verdicts.mark(FILTERED, "superseded", losers[_INDEX])
-        return rows.filter(pl.col(_INDEX).is_in(best.implode()))
+        return rows.filter(pl.col(_LINE).is_in(best.implode()))
 
     def _valid(
         self, plan: Plan, rows: pl.DataFrame, made: pl.DataFrame, full_validation: float

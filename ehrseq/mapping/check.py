@@ -1,7 +1,7 @@
 """Hold mapping files against FHIR R4B and the declared tables, before a row is read; report every problem at once."""
 
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from ehrseq.mapping.specification import (
     Constant,
     DateTime,
     Expression,
+    Join,
     ListOf,
     Mapping,
     MappingSet,
@@ -30,7 +31,7 @@ from ehrseq.mapping.specification import (
     expressions,
     walk,
 )
-from ehrseq.sources.declaration import Source, load_source
+from ehrseq.sources.declaration import Source, Table, load_source
 from ehrseq.sources.tables import COLUMN_DTYPES
 
 _TEMPORAL = ("date", "dateTime", "instant")
@@ -115,14 +116,50 @@ def check(folder: Path) -> tuple[MappingSet | None, list[Problem]]:
 
 
 def row_schema(source: Source, mapping: Mapping) -> pl.Schema:
-    """Columns an expression of the mapping may use: those of its table, then those of its joins."""
-    columns = {name: COLUMN_DTYPES[kind] for name, kind in source.tables[mapping.table].columns.items()}
+    """Columns an expression of the mapping may use: of its table, exploded; of its joins; and its `let`s.
+
+    Raises: PolarsError if a `let` is wrong.
+    """
+    schema = joined_schema(source, mapping)
+    for let in mapping.lets:
+        schema[let.name] = dtype_of(let.node, schema)
+    return schema
+
+
+def joined_schema(source: Source, mapping: Mapping) -> pl.Schema:
+    """`row_schema` without the `let`s."""
+    columns = table_schema(source, mapping)
     for join in mapping.joins:
-        keys = {right for _, right in join.on}
         for name, kind in source.tables[join.table].columns.items():
-            if name not in keys:
+            if name not in join.right_keys:
                 columns[join.prefix + name] = COLUMN_DTYPES[kind]
+    return columns
+
+
+def table_schema(source: Source, mapping: Mapping) -> pl.Schema:
+    """Columns of the mapping's table, exploded."""
+    columns = {name: COLUMN_DTYPES[kind] for name, kind in source.tables[mapping.table].columns.items()}
+    if explode := mapping.explode:
+        parts = [columns.pop(name) for name in explode.columns if name in columns]
+        if explode.name:
+            columns[explode.name] = pl.String()
+        columns[explode.value] = common_dtype(parts)
+        for name, values in explode.attributes.items():
+            columns[name] = pl.Series(values, strict=False).dtype
     return pl.Schema(columns)
+
+
+def common_dtype(parts: Sequence[pl.DataType]) -> pl.DataType:
+    """One dtype for columns that become one: theirs if it is the same, Float64 for numbers, else String."""
+    if len(set(parts)) == 1:
+        return parts[0]
+    return pl.Float64() if parts and all(dtype.is_numeric() for dtype in parts) else pl.String()
+
+
+def dtype_of(node: Constant | Expression, schema: pl.Schema) -> pl.DataType:
+    """Dtype of a `let`. Raises: PolarsError."""
+    expression = pl.lit(node.value) if isinstance(node, Constant) else pl.sql_expr(node.sql)
+    return pl.LazyFrame(schema=schema).select(expression.alias("x")).collect_schema()["x"]
 
 
 def _problem(error: EhrseqError) -> Problem:
@@ -150,10 +187,19 @@ class _Checker:
             hint = closest(mapping.table, tables)
             self._say(("from",), f"table `{mapping.table}` is not declared in source.yaml.{hint}")
         if not self.found:
+            self._explode()
+        if not self.found:
             self._joins()
         if self.found:
             return self.found
-        self.schema = row_schema(self.source, mapping)
+        self._lets()
+        if self.found:
+            return self.found
+        for column in set(mapping.ignore) - set(self.schema):
+            self._say(
+                ("ignore", column), f"no column `{column}` to ignore.{closest(column, self.schema.names())}"
+            )
+        self._gathered()
         for index, sql in enumerate(mapping.key):
             self._dtype(("key", index), sql)
         for index, sql in enumerate(mapping.winner):
@@ -167,9 +213,52 @@ class _Checker:
     def _say(self, where: Iterable[Hashable], message: str) -> None:
         self.found.append(Problem(self.mapping.document.at(tuple(where)), message))
 
+    def _explode(self) -> None:
+        explode, table = self.mapping.explode, self.source.tables[self.mapping.table]
+        if explode is None:
+            return
+        for name in explode.columns:
+            if name not in table.columns:
+                self._say(
+                    explode.where, f"{table.name} has no column `{name}`.{closest(name, table.columns)}"
+                )
+            elif explode.by and table.columns[name] != "string":
+                self._say(explode.where, f"`{name}` is {table.columns[name]}; only text can be split.")
+        new = [name for name in (explode.name, explode.value, *explode.attributes) if name]
+        kept = set(table.columns) - set(explode.columns)
+        for name in new:
+            if name in kept or new.count(name) > 1:
+                self._say(
+                    explode.where, f"column `{name}` is there already. Give the new column another name."
+                )
+
+    def _lets(self) -> None:
+        self.schema = joined_schema(self.source, self.mapping)
+        for let in self.mapping.lets:
+            if let.name in self.schema:
+                self._say(
+                    let.node.where, f"column `{let.name}` is there already. Give the expression another name."
+                )
+            elif isinstance(let.node, Constant):
+                self.schema[let.name] = dtype_of(let.node, self.schema)
+            elif (dtype := self._dtype(let.node.where, let.node.sql)) is not None:
+                self.schema[let.name] = dtype
+
+    def _gathered(self) -> None:
+        for name in self.mapping.gather:
+            node = self.mapping.template.children.get(name)
+            if not isinstance(node, ListOf):
+                lists = [
+                    key for key, child in self.mapping.template.children.items() if isinstance(child, ListOf)
+                ]
+                self._say(("gather",), f"`{name}` is not a list of the template.{closest(name, lists)}")
+            elif any(isinstance(inner, Reference) for _, inner in walk(node)):
+                self._say(("gather",), f"`{name}` holds a reference, which cannot be gathered.")
+
     def _joins(self) -> None:
         tables, table = self.source.tables, self.source.tables[self.mapping.table]
-        taken = set(table.columns)
+        columns = dict(table_schema(self.source, self.mapping))
+        taken = set(columns)
         for join in self.mapping.joins:
             if join.table not in tables:
                 self._say(join.where, f"table `{join.table}` is not declared.{closest(join.table, tables)}")
@@ -187,12 +276,27 @@ class _Checker:
                     self._say(
                         join.where, f"{right.name} has no column `{other}`.{closest(other, right.columns)}"
                     )
-            new = {join.prefix + name for name in right.columns} - {
-                join.prefix + other for _, other in join.on
-            }
+            self._asof(join, columns, right)
+            new = {join.prefix + name for name in right.columns if name not in join.right_keys}
             if clash := sorted(new & taken):
                 self._say(join.where, f"column `{clash[0]}` is there already. Give the join a `prefix`.")
             taken |= new
+            columns |= {join.prefix + name: COLUMN_DTYPES[kind] for name, kind in right.columns.items()}
+
+    def _asof(self, join: Join, columns: dict[str, pl.DataType], right: Table) -> None:
+        if join.asof is None:
+            return
+        left, other = join.asof
+        where = (*join.where, "asof")
+        if left not in columns:
+            self._say(where, f"no column `{left}`.{closest(left, columns)}")
+        elif other not in right.columns:
+            self._say(where, f"{right.name} has no column `{other}`.{closest(other, right.columns)}")
+        elif not columns[left].is_temporal() or columns[left] != COLUMN_DTYPES[right.columns[other]]:
+            self._say(
+                where,
+                f"`{left}` is {columns[left]}, `{other}` is a {right.columns[other]}: expected two datetimes or dates.",
+            )
 
     def _dtype(self, where: Iterable[Hashable], sql: str) -> pl.DataType | None:
         """Dtype of an expression; None after a problem."""
@@ -348,7 +452,10 @@ class _Checker:
                 node.where,
                 f"{self.mapping.table} belongs to no subject, so it cannot refer to {target.name}.",
             )
-        there = pl.LazyFrame(schema=row_schema(self.source, target))
+        try:
+            there = pl.LazyFrame(schema=row_schema(self.source, target))
+        except PolarsError:
+            return  # reported where it stands
         for index, (dtype, sql) in enumerate(zip(dtypes, target.key, strict=True)):
             try:
                 expected = there.select(pl.sql_expr(sql).alias("x")).collect_schema()["x"]

@@ -53,10 +53,14 @@ class Translation:
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled mapping. `leaves` first, then `resource` over them; `schema` is that of the resource type."""
+    """A compiled mapping. `lets` one after the other, then `leaves`, then `resource` over them.
+
+    `schema` is that of the resource type.
+    """
 
     mapping: Mapping
     schema: pl.Schema
+    lets: dict[str, pl.Expr]
     identifier: pl.Expr
     leaves: dict[str, pl.Expr]
     resource: list[pl.Expr]
@@ -139,8 +143,12 @@ class _Compiler:
             built = self._node(children[name], dtype, types[name].type, name) if name in children else None
             columns.append((built.expression if built else pl.lit(None, dtype)).cast(dtype).alias(name))
         keys = [pl.sql_expr(sql) for sql in self.mapping.key]
+        lets = {
+            let.name: pl.lit(let.node.value) if isinstance(let.node, Constant) else pl.sql_expr(let.node.sql)
+            for let in self.mapping.lets
+        }
         return Plan(
-            self.mapping, schema, resource_id(self.mapping.id_prefix, keys), self.leaves, columns,
+            self.mapping, schema, lets, resource_id(self.mapping.id_prefix, keys), self.leaves, columns,
             self.links, self.translations,
         )  # fmt: skip
 

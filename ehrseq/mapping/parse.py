@@ -13,8 +13,10 @@ from ehrseq.mapping.specification import (
     ConceptMap,
     Constant,
     DateTime,
+    Explode,
     Expression,
     Join,
+    Let,
     ListOf,
     Mapping,
     Node,
@@ -25,7 +27,8 @@ from ehrseq.mapping.specification import (
 )
 from ehrseq.sources.declaration import Source
 
-_KEYS = {"version", "resource", "title", "from", "join", "key", "skip", "winner", "template"}
+_KEYS = {"version", "resource", "title", "from", "explode", "join", "let", "key", "skip", "winner", "gather", "ignore",
+         "template"}  # fmt: skip
 _HELPERS = ("$reference", "$datetime", "$quantity", "$concept", "$base64")
 
 
@@ -51,9 +54,13 @@ def parse_mapping(path: Path, source: Source) -> Mapping:
         resource=str(value["resource"]),
         table=str(value["from"]),
         key=_texts(document, ("key",), value["key"]),
+        explode=_explode(document, value["explode"]) if "explode" in value else None,
         joins=_joins(document, value.get("join", {})),
+        lets=_lets(document, value.get("let", {}), source.constants),
         skips=_skips(document, value.get("skip", [])),
         winner=_texts(document, ("winner",), value.get("winner", [])),
+        gather=_texts(document, ("gather",), value.get("gather", [])),
+        ignore=_ignored(document, value.get("ignore", {})),
         template=template,
         document=document,
     )
@@ -76,9 +83,11 @@ def _joins(document: Document, value: Any) -> tuple[Join, ...]:
 
 
 def _join(document: Document, table: str, given: Any) -> Join:
-    where, prefix = ("join", table), ""
+    where, prefix, asof = ("join", table), "", None
     if isinstance(given, dict):
-        check_keys(document, where, given, {"on", "prefix"}, MappingError)
+        check_keys(document, where, given, {"on", "prefix", "asof"}, MappingError)
+        if "asof" in given:
+            asof = _pair(document, (*where, "asof"), given["asof"])
         prefix, given = str(given.get("prefix", "")), given.get("on")
     if isinstance(given, str):
         given = [given]
@@ -89,7 +98,69 @@ def _join(document: Document, table: str, given: Any) -> Join:
             f"{document.at(where)}  a join is `TABLE: column`, `TABLE: [columns]` or "
             "`TABLE: {on: {left: right}, prefix: p_}`."
         )
-    return Join(table, tuple((str(left), str(right)) for left, right in given.items()), prefix, where)
+    return Join(table, tuple((str(left), str(right)) for left, right in given.items()), prefix, where, asof)
+
+
+def _pair(document: Document, where: Where, given: Any) -> tuple[str, str]:
+    if not isinstance(given, dict) or len(given) != 1:
+        raise MappingError(f"{document.at(where)}  `asof` is {{left time: right time}}.")
+    left, right = next(iter(given.items()))
+    return str(left), str(right)
+
+
+def _explode(document: Document, given: Any) -> Explode:
+    where: Where = ("explode",)
+    if isinstance(given, dict) and "split" in given:
+        check_keys(document, where, given, {"split", "by", "as"}, MappingError)
+        if not all(isinstance(given.get(key), str) and given[key] for key in ("split", "by", "as")):
+            raise MappingError(
+                f"{document.at(where)}  a split is {{split: column, by: text between, as: new column}}."
+            )
+        return Explode((given["split"],), "", given["as"], where, by=given["by"])
+    check_keys(document, where, given, {"columns", "name", "value"}, MappingError)
+    columns = given.get("columns")
+    attributes: dict[str, tuple[Any, ...]] = {}
+    if isinstance(columns, dict):
+        about = {str(name): item or {} for name, item in columns.items()}
+        for name, item in about.items():
+            if not isinstance(item, dict) or not all(
+                isinstance(v, str | int | float | bool | None) for v in item.values()
+            ):
+                raise MappingError(
+                    f"{document.at((*where, 'columns', name))}  expected plain values by name, e.g. {{unit: mmHg}}."
+                )
+        names = sorted({str(key) for item in about.values() for key in item})
+        attributes = {key: tuple(item.get(key) for item in about.values()) for key in names}
+    if not isinstance(columns, dict | list) or not columns:
+        raise MappingError(
+            f"{document.at(where)}  `columns` lists columns, or says more of each: {{HR: {{unit: /min}}}}."
+        )
+    return Explode(
+        tuple(str(column) for column in columns), str(given.get("name", "name")), str(given.get("value", "value")),
+        where, attributes=attributes,
+    )  # fmt: skip
+
+
+def _lets(document: Document, given: Any, constants: Map[str, Any]) -> tuple[Let, ...]:
+    if not isinstance(given, dict):
+        raise MappingError(
+            f"{document.at(('let',))}  `let` gives names to expressions: {{name: expression}}."
+        )
+    found = []
+    for name, value in given.items():
+        node = _node(document, ("let", name), value, constants)
+        if not isinstance(node, Constant | Expression):
+            raise MappingError(
+                f"{document.at(('let', name))}  `let` takes one SQL expression or constant for a name."
+            )
+        found.append(Let(str(name), node))
+    return tuple(found)
+
+
+def _ignored(document: Document, given: Any) -> dict[str, str]:
+    if not isinstance(given, dict) or not all(isinstance(reason, str) for reason in given.values()):
+        raise MappingError(f"{document.at(('ignore',))}  `ignore` is {{column: why it is left out}}.")
+    return {str(column): reason for column, reason in given.items()}
 
 
 def _skips(document: Document, value: Any) -> tuple[Skip, ...]:

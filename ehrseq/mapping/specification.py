@@ -87,12 +87,45 @@ class Object(Node):
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A lookup, N rows to 1: `on` maps expressions' columns of the left to columns of `table`."""
+    """A lookup, N rows to 1: `on` maps columns of the left to columns of `table`.
+
+    With `asof`, a (left, right) pair of times, the partner is the latest row of `table` that is not after the left.
+    """
 
     table: str
     on: tuple[tuple[str, str], ...]
     prefix: str
     where: Where
+    asof: tuple[str, str] | None = None
+
+    @property
+    def right_keys(self) -> tuple[str, ...]:
+        """Columns of `table` that are found on the left already."""
+        return tuple(right for _, right in self.on)
+
+
+@dataclass(frozen=True, slots=True)
+class Explode:
+    """One row to several: one for each of `columns` that has a value, or for each piece of the text in `columns[0]`.
+
+    `name` and `value` are the new columns (`name` is "" when a text is split `by` something). `attributes` are more
+    columns, the same for all rows of one name.
+    """
+
+    columns: tuple[str, ...]
+    name: str
+    value: str
+    where: Where
+    by: str = ""
+    attributes: Map[str, tuple[str | int | float | bool | None, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    """A named expression, or constant, that later expressions may use like a column."""
+
+    name: str
+    node: "Constant | Expression"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +139,10 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """One mapping file: rows of one table to resources of one type."""
+    """One mapping file: rows of one table to resources of one type.
+
+    In this order: `explode`, `joins`, `lets`, `skips`, `key`, `winner`, `template`, `gather`.
+    """
 
     name: str
     source: str
@@ -114,9 +150,13 @@ class Mapping:
     resource: str
     table: str
     key: tuple[str, ...]
+    explode: Explode | None
     joins: tuple[Join, ...]
+    lets: tuple[Let, ...]
     skips: tuple[Skip, ...]
     winner: tuple[str, ...]
+    gather: tuple[str, ...]
+    ignore: Map[str, str]
     template: Object
     document: Document = field(repr=False)
 
