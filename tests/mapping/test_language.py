@@ -52,10 +52,12 @@ VITALS_CASES = """
     moves: [{pid: 1, since: "2020-01-01 09:00:00", ward: A}, {pid: 1, since: "2020-01-01 10:30:00", ward: B},
             {pid: 1, since: "2020-01-01 08:00:00", ward: C}]
   resources:
-    - {resourceType: Observation, id: clinic-vitals.1.1000.hr, status: final, subject: {reference: Patient/clinic-people.1},
+    - {resourceType: Observation, id: clinic-vitals.1.1000.hr, status: final,
+       subject: {reference: Patient/clinic-people.1},
        code: {coding: [{system: "http://clinic.test/vital", code: hr}, {system: "http://loinc.org", code: 8867-4}]},
        effectiveDateTime: "2020-01-01T10:00:00+00:00", valueQuantity: {value: 80.0, unit: /min}, bodySite: {text: A}}
-    - {resourceType: Observation, id: clinic-vitals.1.1000.temp, status: final, subject: {reference: Patient/clinic-people.1},
+    - {resourceType: Observation, id: clinic-vitals.1.1000.temp, status: final,
+       subject: {reference: Patient/clinic-people.1},
        code: {coding: [{system: "http://clinic.test/vital", code: temp}, {system: "http://loinc.org", code: 8310-5}]},
        effectiveDateTime: "2020-01-01T10:00:00+00:00", valueQuantity: {value: 38.5, unit: Cel}, bodySite: {text: A},
        interpretation: [{text: fever}]}
@@ -66,7 +68,8 @@ VITALS_CASES = """
     moves: [{pid: 1, since: "2020-01-01 08:00:00", ward: C}]
   filtered: [no value]
   resources:
-    - {resourceType: Observation, id: clinic-vitals.1.0700.hr, status: final, subject: {reference: Patient/clinic-people.1},
+    - {resourceType: Observation, id: clinic-vitals.1.0700.hr, status: final,
+       subject: {reference: Patient/clinic-people.1},
        code: {coding: [{system: "http://clinic.test/vital", code: hr}, {system: "http://loinc.org", code: 8867-4}]},
        effectiveDateTime: "2020-01-01T07:00:00+00:00", valueQuantity: {value: 80.0, unit: /min}}
 """
@@ -82,8 +85,12 @@ NOTES_CASES = """
 - case: a list in one column
   rows: {people: [{pid: 1}], sheet: [{pid: 1, at: "2020-01-01 10:00:00", note: "cough; fever;"}]}
   resources:
-    - {resourceType: Observation, id: clinic-notes.1.1000.cough, status: final, code: {text: cough}, subject: {reference: Patient/clinic-people.1}}
-    - {resourceType: Observation, id: clinic-notes.1.1000.fever, status: final, code: {text: fever}, subject: {reference: Patient/clinic-people.1}}
+    - {resourceType: Observation, id: clinic-notes.1.1000.cough, status: final,
+       code: {text: cough},
+       subject: {reference: Patient/clinic-people.1}}
+    - {resourceType: Observation, id: clinic-notes.1.1000.fever, status: final,
+       code: {text: fever},
+       subject: {reference: Patient/clinic-people.1}}
 """
 PANEL = """
 version: 1
@@ -108,9 +115,11 @@ PANEL_CASES = """
   resources:
     - {resourceType: Observation, id: clinic-panel.1.1000, status: final, code: {text: blood pressure},
        subject: {reference: Patient/clinic-people.1},
-       component: [{code: {text: systolic}, valueQuantity: {value: 120.0}}, {code: {text: diastolic}, valueQuantity: {value: 80.0}}]}
+       component: [{code: {text: systolic}, valueQuantity: {value: 120.0}},
+                   {code: {text: diastolic}, valueQuantity: {value: 80.0}}]}
     - {resourceType: Observation, id: clinic-panel.1.1100, status: final, code: {text: blood pressure},
-       subject: {reference: Patient/clinic-people.1}, component: [{code: {text: systolic}, valueQuantity: {value: 130.0}}]}
+       subject: {reference: Patient/clinic-people.1},
+       component: [{code: {text: systolic}, valueQuantity: {value: 130.0}}]}
 """
 
 
