@@ -109,7 +109,7 @@ def case_rows(table: Table, rows: list[Map[str, Any]], place: str) -> tuple[pl.D
     }
     frame = pl.DataFrame(texts, schema=dict.fromkeys(table.columns, pl.String))
     numbered = frame.with_columns(_row=1 + pl.int_range(frame.height, dtype=pl.Int64, eager=True))
-    return typed_rows(table, numbered, table.name)
+    return typed_rows(table, numbered.with_columns(_file=pl.lit(table.name)))
 
 
 def _text(value: Any) -> str:

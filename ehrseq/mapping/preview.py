@@ -41,7 +41,7 @@ def preview(source: str | Path, data: Path, mapping: str, *, rows: int = 3) -> l
         table = mappings.source.tables[name]
         if name not in files:
             raise MappingError(f"{data}: has no table {name}, which `{mapping}` reads.")
-        batch, _ = next(read_batches(table, files[name][0], name))
+        batch, _ = next(read_batches(table, [(path, name) for path in files[name][:1]]))
         tables[name] = batch
     tables[plan.mapping.table] = shown = tables[plan.mapping.table].head(rows)
     mapped = map_rows([plan], tables, {}, {}, check_references=False)

@@ -17,15 +17,15 @@ from ehrseq.sources.tables import COLUMN_DTYPES, read_batches
 
 SHARED = "shared"
 _ROWS_HELD = 1_000_000
+_BYTES_TOGETHER = 8 << 20
 
 
 @dataclass(frozen=True)
 class SpillTask:
-    """One file of one table, to be spilled below `folder`."""
+    """Files of one table, with their names in provenance, to be spilled below `folder`."""
 
     table: Table
-    path: Path
-    name: str
+    files: tuple[tuple[Path, str], ...]
     number: int
     folder: Path
     buckets: int
@@ -33,7 +33,7 @@ class SpillTask:
 
 @dataclass
 class Spilled:
-    """What a file held: rows in, and rows that were rejected while reading, by rule."""
+    """What the files held: rows in, and rows that were rejected while reading, by rule."""
 
     table: str
     rows_in: int = 0
@@ -51,10 +51,34 @@ def buckets_for(files: Map[str, list[Path]]) -> int:
     return min(max(-(-size // (8 << 20)), 4), 256)
 
 
+def spill_tasks(
+    source: Source, files: Map[str, list[Path]], data: Path, folder: Path, buckets: int
+) -> list[SpillTask]:
+    """One task for each file; neighbours of one table go together while they are small."""
+    groups: list[tuple[str, list[Path]]] = []
+    room = 0
+    for name, paths in files.items():
+        for path in paths:
+            size = path.stat().st_size
+            if not groups or groups[-1][0] != name or size > room:
+                groups.append((name, []))
+                room = _BYTES_TOGETHER
+            groups[-1][1].append(path)
+            room -= size
+    return [
+        SpillTask(
+            source.tables[name],
+            tuple((path, path.relative_to(data).as_posix()) for path in paths),
+            number, folder, buckets,
+        )
+        for number, (name, paths) in enumerate(groups)
+    ]  # fmt: skip
+
+
 def spill(task: SpillTask) -> Spilled:
-    """Read one file and write its rows by bucket. Raises: SourceError."""
+    """Read files of one table and write their rows by bucket. Raises: SourceError."""
     result, held, bad, part = Spilled(task.table.name), [], [], 0
-    for rows, unread in read_batches(task.table, task.path, task.name):
+    for rows, unread in read_batches(task.table, task.files):
         result.rows_in += rows.height + unread.height
         if task.table.subject is not None:
             owned = rows[task.table.subject].is_not_null()

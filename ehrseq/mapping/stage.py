@@ -26,12 +26,12 @@ from ehrseq.mapping.compile import compile_mappings, resource_schemas
 from ehrseq.mapping.specification import MappingSet
 from ehrseq.mapping.spill import (
     SHARED,
-    SpillTask,
     bucket_name,
     buckets_for,
     read_rejects,
     read_spilled,
     spill,
+    spill_tasks,
 )
 from ehrseq.sources.rejects import FILTERED, Reject, join_rejects, rejects
 from ehrseq.sources.tables import find_tables
@@ -119,13 +119,7 @@ def _hash(folder: Path) -> str:
 def _first_pass(
     mappings: MappingSet, files: Map[str, list[Path]], data: Path, spilled: Path, buckets: int, workers: int
 ) -> dict[str, Account]:
-    listed = [(name, path) for name, paths in files.items() for path in paths]
-    tasks = [
-        SpillTask(
-            mappings.source.tables[name], path, path.relative_to(data).as_posix(), number, spilled, buckets
-        )
-        for number, (name, path) in enumerate(listed)
-    ]
+    tasks = spill_tasks(mappings.source, files, data, spilled, buckets)
     accounts: dict[str, Account] = {}
     for read in run_tasks(spill, tasks, workers=workers, what="files"):
         rejected = sum(read.rejected.values())

@@ -1,4 +1,4 @@
-"""What a source promises: its `source.yaml` names every table, every column and every type.
+r"""What a source promises: its `source.yaml` names every table, every column and every type.
 
     source: mimic_iv
     version: "2.2"
@@ -9,19 +9,24 @@
       hosp/labevents: {columns: {labevent_id: integer, subject_id: integer, charttime: datetime, ...}}
       hosp/d_labitems: {shared: true, columns: {itemid: integer, label: string}}
       icu/chartevents: {optional: true, columns: ...}
+      stays: {files: "set-a/*.txt", separator: "|", file_name: {record: '(\d+)\.txt'}, columns: {...}}
 
 Types: string, integer, number, boolean, date, datetime. `shared` tables belong to no subject (dictionaries,
-staff). `optional` tables may be absent. `skip` (instead of mappings) says why a table is not mapped.
+staff). `optional` tables may be absent. `skip` (instead of mappings) says why a table is not mapped. By default a
+table is a file of its name; `files` is a pattern for those with other names, and `file_name` fills columns from the
+names of the files (the first group of a regular expression). `encoding` is that of text files, UTF-8 unless given.
 """
 
+import codecs
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ehrseq.core.errors import MappingError, closest
-from ehrseq.core.yaml_lines import Document, check_keys, load_yaml
+from ehrseq.core.yaml_lines import Document, Where, check_keys, load_yaml
 
 COLUMN_TYPES = ("string", "integer", "number", "boolean", "date", "datetime")
 _TABLE_KEYS = {
@@ -33,6 +38,10 @@ _TABLE_KEYS = {
     "datetime_format",
     "date_format",
     "null_values",
+    "files",
+    "file_name",
+    "separator",
+    "encoding",
 }
 _SOURCE_KEYS = {"source", "version", "title", "timezone", "subject", "constants", "tables"}
 
@@ -49,6 +58,15 @@ class Table:
     datetime_format: str = "%Y-%m-%d %H:%M:%S"
     date_format: str = "%Y-%m-%d"
     null_values: tuple[str, ...] = ("",)
+    files: str | None = None
+    file_name: Mapping[str, str] = field(default_factory=dict)
+    separator: str | None = None
+    encoding: str = "utf-8"
+
+    @property
+    def header(self) -> list[str]:
+        """Columns that a file has to have."""
+        return [name for name in self.columns if name not in self.file_name]
 
     @property
     def shared(self) -> bool:
@@ -118,8 +136,56 @@ def _table(document: Document, name: str, subject: str | None) -> Table:
         raise MappingError(
             f"{document.at(where)}  table {name} has no subject column `{owner}`. Declare it, or say `shared: true`."
         )
-    formats = {key: value[key] for key in ("datetime_format", "date_format") if key in value}
+    formats = {
+        key: str(value[key])
+        for key in ("datetime_format", "date_format", "files", "separator", "encoding")
+        if key in value
+    }
+    names = _file_names(document, where, value.get("file_name", {}), columns)
+    try:
+        codecs.lookup(formats.get("encoding", "utf-8"))
+    except LookupError as error:
+        raise MappingError(
+            f"{document.at((*where, 'encoding'))}  `{formats['encoding']}` is not an encoding."
+        ) from error
+    if formats.get("files", "").startswith(("/", "..")) or "/../" in formats.get("files", ""):
+        raise MappingError(
+            f"{document.at((*where, 'files'))}  `files` is a pattern below the folder of the data."
+        )
     nulls = tuple(value.get("null_values", [""]))
     return Table(
-        name, columns, owner, bool(value.get("optional")), value.get("skip"), null_values=nulls, **formats
+        name,
+        columns,
+        owner,
+        bool(value.get("optional")),
+        value.get("skip"),
+        null_values=nulls,
+        file_name=names,
+        **formats,
     )
+
+
+def _file_names(
+    document: Document, where: Where, given: object, columns: Mapping[str, str]
+) -> dict[str, str]:
+    at = (*where, "file_name")
+    if not isinstance(given, dict):
+        raise MappingError(
+            f"{document.at(at)}  `file_name` is {{column: regular expression with one group}}."
+        )
+    for column, pattern in given.items():
+        if column not in columns:
+            raise MappingError(
+                f"{document.at((*at, column))}  column `{column}` is not declared.{closest(column, columns)}"
+            )
+        try:
+            groups = re.compile(str(pattern)).groups
+        except re.error as error:
+            raise MappingError(
+                f"{document.at((*at, column))}  is not a regular expression: {error}."
+            ) from error
+        if groups != 1:
+            raise MappingError(
+                f"{document.at((*at, column))}  has {groups} groups; exactly one names the value."
+            )
+    return {str(column): str(pattern) for column, pattern in given.items()}
