@@ -15,6 +15,8 @@ Types: string, integer, number, boolean, date, datetime. `shared` tables belong 
 staff). `optional` tables may be absent. `skip` (instead of mappings) says why a table is not mapped. By default a
 table is a file of its name; `files` is a pattern for those with other names, and `file_name` fills columns from the
 names of the files (the first group of a regular expression). `encoding` is that of text files, UTF-8 unless given.
+`may_lack` lists columns that a file may do without; they are null then. `ignore_case: true` (of the source) finds files
+and columns whatever their case.
 """
 
 import codecs
@@ -42,8 +44,9 @@ _TABLE_KEYS = {
     "file_name",
     "separator",
     "encoding",
+    "may_lack",
 }
-_SOURCE_KEYS = {"source", "version", "title", "timezone", "subject", "constants", "tables"}
+_SOURCE_KEYS = {"source", "version", "title", "timezone", "subject", "ignore_case", "constants", "tables"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class Table:
     file_name: Mapping[str, str] = field(default_factory=dict)
     separator: str | None = None
     encoding: str = "utf-8"
+    may_lack: frozenset[str] = frozenset()
+    ignore_case: bool = False
 
     @property
     def header(self) -> list[str]:
@@ -131,6 +136,11 @@ def _table(document: Document, name: str, subject: str | None) -> Table:
                 f"{document.at((*where, 'columns', column))}  column `{column}` has type `{kind}`."
                 f"{closest(str(kind), COLUMN_TYPES)} Expected one of {', '.join(COLUMN_TYPES)}."
             )
+    may_lack = frozenset(value.get("may_lack", ()))
+    for column in sorted(may_lack - set(columns)):
+        raise MappingError(
+            f"{document.at((*where, 'may_lack'))}  column `{column}` is not declared.{closest(column, columns)}"
+        )
     owner = None if value.get("shared") else value.get("subject", subject)
     if not value.get("shared") and owner not in columns:
         raise MappingError(
@@ -161,6 +171,8 @@ def _table(document: Document, name: str, subject: str | None) -> Table:
         value.get("skip"),
         null_values=nulls,
         file_name=names,
+        may_lack=may_lack,
+        ignore_case=bool(document.value.get("ignore_case")),
         **formats,
     )
 

@@ -83,15 +83,15 @@ def _text_batches(table: Table, path: Path) -> Iterator[Raw]:
                 delimiter=_separator(table, path), newlines_in_values=True, invalid_row_handler=skip
             ),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(table.columns, pa.string()),
+                column_types=dict.fromkeys(_spellings(table), pa.string()),
                 strings_can_be_null=True,
                 null_values=list(table.null_values),
             ),
         )
-        _check_columns(table, reader.schema.names, path)
+        found = _columns(table, reader.schema.names, path)
         counted = 0
         for batch in reader:
-            frame = pl.DataFrame(pl.from_arrow(batch))
+            frame = pl.DataFrame(pl.from_arrow(batch)).select(found)
             rows = counted + 1 + pl.int_range(frame.height, eager=True)
             yield Raw(frame.with_columns(_row=_skipping(rows, ragged)))
             counted += frame.height
@@ -114,24 +114,36 @@ def _skipping(rows: pl.Series, ragged: list[int]) -> pl.Series:
 
 def _parquet_batches(table: Table, path: Path) -> Iterator[Raw]:
     with pyarrow.parquet.ParquetFile(path) as parquet:
-        _check_columns(table, parquet.schema_arrow.names, path)
+        found = _columns(table, parquet.schema_arrow.names, path)
         counted = 0
         for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
-            frame = pl.DataFrame(pl.from_arrow(batch))
+            frame = pl.DataFrame(pl.from_arrow(batch)).select(found)
             yield Raw(frame.with_columns(_row=counted + 1 + pl.int_range(frame.height, eager=True)))
             counted += frame.height
 
 
-def _check_columns(table: Table, header: list[str], path: Path) -> None:
-    for column in table.header:
-        if column not in header:
-            raise SourceError(
-                f'{path}:1  lacks column "{column}" of table {table.name}.{closest(column, header)} '
-                "Fix the delivery, or the declaration in source.yaml."
-            )
-    extra = [name for name in header if name not in table.header]
-    if extra:
+def _spellings(table: Table) -> list[str]:
+    """Names that the columns may have in a header."""
+    if not table.ignore_case:
+        return table.header
+    return [form for name in table.header for form in (name, name.lower(), name.upper(), name.capitalize())]
+
+
+def _columns(table: Table, header: list[str], path: Path) -> list[pl.Expr]:
+    """The declared columns as they are found under a header.
+
+    Raises: SourceError that names every column that is missing or not declared.
+    """
+    there = {name.lower() if table.ignore_case else name: name for name in header}
+    at = {name: there.get(name.lower() if table.ignore_case else name) for name in table.header}
+    lacking = [name for name, found in at.items() if found is None and name not in table.may_lack]
+    extra = [name for name in header if name not in at.values()]
+    if lacking or extra:
+        parts = [f'lacks column "{name}".{closest(name, extra)}' for name in lacking]
+        parts += [f'has column "{name}", which is not declared.' for name in extra]
         raise SourceError(
-            f'{path}:1  has column "{extra[0]}", which table {table.name} does not declare.'
-            f"{closest(extra[0], table.header)} Declare it in source.yaml, so that nothing is dropped unseen."
+            f"{path}:1  differs from the declaration of table {table.name}: {' It '.join(parts)} "
+            "Fix the delivery, or declare its columns in source.yaml, so that nothing is dropped unseen."
         )
+    nothing = pl.lit(None, pl.String)
+    return [(pl.col(found) if found else nothing).alias(name) for name, found in at.items()]

@@ -31,16 +31,23 @@ def table_files(data: Path, table: Table) -> list[Path]:
     """
     if table.files:
         return sorted(path for path in data.glob(table.files) if path.is_file())
-    found = [path for suffix in SUFFIXES if (path := data / f"{table.name}{suffix}").is_file()]
+    found = [path for suffix in SUFFIXES if (path := _named(data / f"{table.name}{suffix}", table)).is_file()]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise SourceError(
             f"{data}: table {table.name} stands there more than once ({names}). Keep one of them."
         )
-    folder = data / table.name
+    folder = _named(data / table.name, table)
     if not found and folder.is_dir():
         found = sorted(p for p in folder.iterdir() if any(p.name.endswith(s) for s in SUFFIXES))
     return found
+
+
+def _named(path: Path, table: Table) -> Path:
+    """The path, or one whose name differs in case only where the source allows it."""
+    if not table.ignore_case or path.exists() or not path.parent.is_dir():
+        return path
+    return next((other for other in path.parent.iterdir() if other.name.lower() == path.name.lower()), path)
 
 
 def find_tables(source: Source, data: Path) -> dict[str, list[Path]]:

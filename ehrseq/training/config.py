@@ -24,6 +24,7 @@ class TrainConfig:
     learning_rate: float = 2e-3  # peak of the schedule
     warmup: float = 0.1  # fraction of all steps
     weight_decay: float = 0.05  # of matrices and tables, as in AdamW (decoupled)
+    wide_rate: float = 4.0  # learning rate of the wide path / that of the network: what is simple comes first
     wide_prior: float = 0.06  # standard deviation of the wide path's weights, a priori (Gaussian, as in ridge)
     clip: float = 1.0  # global norm of the gradient
     ema: float = 0.99  # decay of the averaged parameters, which are those evaluated and kept; 0 = off
@@ -41,6 +42,7 @@ class TrainConfig:
             "learning_rate": (self.learning_rate > 0, "It must be positive."),
             "warmup": (0 <= self.warmup < 1, "It must be in [0, 1)."),
             "weight_decay": (self.weight_decay >= 0, "It must not be negative."),
+            "wide_rate": (self.wide_rate > 0, "It must be positive."),
             "wide_prior": (self.wide_prior > 0, "It must be positive."),
             "clip": (self.clip > 0, "It must be positive."),
             "ema": (0 <= self.ema < 1, "It must be in [0, 1)."),

@@ -32,12 +32,17 @@ def optimizer_of(config: TrainConfig, steps: int) -> optax.GradientTransformatio
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.adamw(rate, b2=0.98, weight_decay=config.weight_decay, mask=_decayed),
+        optax.masked(optax.scale(config.wide_rate), _wide),
     )
 
 
 def _decayed(parameters: Parameters) -> dict[str, bool]:
     """Matrices and tables decay; scales, biases, decay rates and the wide path (it has its own prior) do not."""
     return {name: value.ndim >= 2 and not name.startswith(WIDE) for name, value in parameters.items()}
+
+
+def _wide(parameters: Parameters) -> dict[str, bool]:
+    return {name: name.startswith(WIDE) for name in parameters}
 
 
 def start(
