@@ -308,6 +308,18 @@ def test(
     _do("mappings test", as_json, True, work)
 
 
+@mappings.command("coverage")
+def coverage(source: Source, as_json: Json = False) -> None:
+    """Say what becomes of every declared column: mapped, key, ignored or forgotten (exit 2 if any is)."""
+
+    def work() -> Any:
+        from ehrseq.mapping.coverage import coverage
+
+        return coverage(source)
+
+    _do("mappings coverage", as_json, True, work)
+
+
 @mappings.command("preview")
 def preview(
     source: Source,

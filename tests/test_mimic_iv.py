@@ -1,7 +1,6 @@
-"""The shipped mimic_iv source: its cases, and the MIMIC-IV demo taken to a timeline, accounted for row by row."""
+"""The MIMIC-IV demo taken to a timeline by the shipped mappings, accounted for row by row."""
 
 import json
-from functools import cache
 from pathlib import Path
 
 import meds
@@ -13,19 +12,6 @@ import ehrseq
 from ehrseq.core.manifest import read_manifest
 from ehrseq.fhir import validate
 from ehrseq.fhir.references import missing_references
-from ehrseq.mapping.cases import run_cases
-from ehrseq.mapping.check import find_source, load_mappings
-
-
-@cache
-def mappings():
-    return load_mappings(find_source("mimic_iv"))
-
-
-def test_every_mapping_makes_what_its_cases_say():
-    outcomes = run_cases(mappings())
-    assert len({outcome.mapping for outcome in outcomes}) == len(mappings().mappings)
-    assert [f"{one.place} {one.case}\n{one.difference}" for one in outcomes if not one.passed] == []
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,16 +45,20 @@ class Examples:
     def load(cls, path: Path) -> Self:
         """Read `examples.npz`, or the file of that name in a folder.
 
-        Raises: TokenError if the file is missing or lacks an array.
+        Raises: TokenError if the file is missing, damaged, or lacks an array.
         """
         file = path / "examples.npz" if path.is_dir() else path
         if not file.is_file():
             raise TokenError(f"{file}: no such file. Expected examples (labels as arrays).")
-        with np.load(file) as arrays:
-            missing = [field.name for field in fields(cls) if field.name not in arrays]
-            if missing:
-                raise TokenError(f"{file}: has no array {missing[0]!r}; found {', '.join(arrays)}.")
-            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in arrays.files}
+        except (ValueError, OSError, EOFError, AttributeError, BadZipFile) as error:
+            raise TokenError(f"{file}: damaged ({type(error).__name__}). Label again.") from error
+        missing = [field.name for field in fields(cls) if field.name not in found]
+        if missing:
+            raise TokenError(f"{file}: has no array {missing[0]!r}; found {', '.join(found)}.")
+        return cls(**{field.name: found[field.name] for field in fields(cls)})
 
     def rows(self, split: str | None = None) -> Ints:
         """Row numbers of a split, in order; all rows for None.

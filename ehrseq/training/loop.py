@@ -148,10 +148,15 @@ class _Run:
 
     def _judge(self, number: int) -> None:
         """Score the averaged parameters on the tuning split; keep them if they are the best so far."""
+        losses, weights = np.asarray(self.state.totals, np.float64)
+        if not np.all(np.isfinite(losses)):
+            raise ModelError(
+                f"the training loss of epoch {number} is not finite. Lower learning_rate or clip, or look for "
+                "infinite values in the token store."
+            )
         logits = self.scorer.logits(self.state.average, self.tuning)[self.tuning_rows]
         tuning = _scores(self.examples, self.tuning_rows, logits)
         score = _selected(self.config.select, tuning)
-        losses, weights = np.asarray(self.state.totals, np.float64)
         journal = self.journal
         if journal.best_score is None or score > journal.best_score:
             journal.best_epoch, journal.best_score, journal.stale = number, score, 0
@@ -194,6 +199,13 @@ def _labelled(examples: Examples, split: str) -> NDArray[np.int64]:
     if len(rows) == 0:
         raise ModelError(
             f"the examples have no labels in split {split!r}; training needs train and tuning labels."
+        )
+    present = np.bincount(examples.task[rows], minlength=len(examples.tasks)) > 0
+    if split == "train" and not present.all():
+        missing = ", ".join(repr(str(task)) for task in examples.tasks[~present])
+        raise ModelError(
+            f"task {missing} has no labels in the training split. Leave it out, or look at its cohort with "
+            "`ehrseq label`."
         )
     return rows
 

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +83,7 @@ def load_model(folder: Path) -> TrainedModel:
         description = json.loads((place / "model.json").read_text())
         with np.load(place / "weights.npz", allow_pickle=False) as arrays:
             parameters = {name: jnp.asarray(arrays[name]) for name in arrays.files}
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
         raise ModelError(f"{place}: damaged ({type(error).__name__}). Train again.") from error
     if description.get("format_version") != FORMAT_VERSION:
         raise ModelError(

@@ -1,5 +1,6 @@
 """Baselines against counting by hand, and on the toy ward."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from toy.ward import DRUG, ward
 
 from ehrseq.core.errors import ConfigError, ModelError
 from ehrseq.models import prefix_features
-from ehrseq.models.baselines import BASELINES, fit_baseline
+from ehrseq.models.baselines import BASELINES, fit_baseline, fit_baselines
 from ehrseq.models.prefix_features import SUMMARIES, log_counts, value_summaries
 from ehrseq.tokens.packing import Examples
 
@@ -129,6 +130,29 @@ def test_they_do_not_see_the_future(name: str, toy: tuple[Any, Examples]) -> Non
     arrays["code"][late], arrays["value"][late] = DRUG, 5.0
     changed = baseline.predict(SimpleNamespace(**arrays), examples, rows)
     np.testing.assert_array_equal(changed, baseline.predict(store, examples, rows))
+
+
+def test_all_of_them_predict_the_held_out_labels_as_a_model_does(toy: tuple[Any, Examples]) -> None:
+    store, examples = toy
+    rows = examples.rows("held_out")
+    found = fit_baselines(store, examples)
+    assert list(found) == list(BASELINES)
+    for name, columns in found.items():
+        assert set(columns) == {"subject_id", "prediction_time", "task", "probability", "label"}
+        assert columns["subject_id"].tolist() == store.subject_id[examples.subject[rows]].tolist()
+        assert columns["task"].tolist() == examples.tasks[examples.task[rows]].tolist()
+        expected = fit_baseline(name, store, examples).predict(store, examples, rows)
+        np.testing.assert_array_equal(columns["probability"], expected)
+
+
+def test_the_labels_that_are_predicted_are_not_looked_at(toy: tuple[Any, Examples]) -> None:
+    store, examples = toy
+    hidden = np.where(examples.split == 2, np.nan, examples.value).astype(np.float32)
+    expected, found = (
+        fit_baselines(store, given)["logistic"]["probability"]
+        for given in (examples, dataclasses.replace(examples, value=hidden))
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_wrong_asks_are_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from toy.ward import ward
 
-from ehrseq.core.errors import ExitCode, InterruptedRunError, ModelError
+from ehrseq.core.errors import ExitCode, InterruptedRunError, ModelError, TokenError
 from ehrseq.tokens.packing import Examples
 from ehrseq.tokens.store import TokenStore
 from ehrseq.training import loop
@@ -30,6 +30,8 @@ SMALL = TrainConfig.from_dict(
         "epochs": 3,
         "patience": 3,
         "checkpoint_steps": 4,
+        "learning_rate": 2e-3,
+        "wide_rate": 1.0,
         "model": {"dim": 16, "layers": 1, "heads": 2, "block": 32, "pools": 2},
     }
 )
@@ -145,6 +147,59 @@ def test_a_split_without_labels_is_refused(small: Ward, tmp_path: Path) -> None:
         fit(SMALL, store, alone, tmp_path)
 
 
+def test_a_task_without_labels_is_refused(small: Ward, tmp_path: Path) -> None:
+    store, examples, _ = small
+    missing = (examples.task == 1) & (examples.split == 0)
+    unlabelled = dataclasses.replace(examples, value=np.where(missing, np.nan, examples.value).astype(np.float32))
+    with pytest.raises(ModelError, match="'trend' has no labels"):
+        fit(SMALL, store, unlabelled, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_is_named(small: Ward, tmp_path: Path) -> None:
+    store, examples, _ = small
+    broken = TokenStore.open(store.path)
+    broken.value = np.full(store.tokens, np.inf, np.float32)
+    with pytest.raises(ModelError, match="not finite"):
+        fit(SMALL, broken, examples, tmp_path)
+    assert not (tmp_path / "model").exists()
+
+
+def test_damaged_inputs_are_named(small: Ward, tmp_path: Path) -> None:
+    store, _, _ = small
+    folder = tmp_path / "store"
+    shutil.copytree(store.path, folder)
+    content = (folder / "examples.npz").read_bytes()
+    for damaged in (b"", b"not an archive", content[: len(content) // 2]):
+        (folder / "examples.npz").write_bytes(damaged)
+        with pytest.raises(TokenError, match="damaged"):
+            train(SMALL, folder, folder, tmp_path / "out")
+    (folder / "examples.npz").write_bytes(content)
+    code = folder / "arrays" / "code.bin"
+    code.write_bytes(code.read_bytes()[:-8])
+    with pytest.raises(TokenError, match="truncated"):
+        train(SMALL, folder, folder, tmp_path / "out")
+
+
+def test_packed_predictions_are_those_of_each_label_alone(small: Ward, uninterrupted: Path) -> None:
+    store, examples, _ = small
+    rows = examples.rows("held_out")[:6]
+    together = predict(uninterrupted, store, examples)["probability"][rows]
+    names = [name for name in Examples.__slots__ if name != "tasks"]
+    for row, expected in zip(rows, together, strict=True):
+        alone = dataclasses.replace(examples, **{name: getattr(examples, name)[[row]] for name in names})
+        found = predict(uninterrupted, store, alone)["probability"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)  # other rows, other order of sums
+
+
+def test_the_prior_holds_the_wide_path(small: Ward, uninterrupted: Path, tmp_path: Path) -> None:
+    fit(dataclasses.replace(SMALL, wide_prior=1e-3), small[0], small[1], tmp_path)
+    size = {
+        out: sum(float(np.sum(x**2)) for name, x in weights(out).items() if name.startswith("wide."))
+        for out in (uninterrupted, tmp_path)
+    }
+    assert 0 < size[tmp_path] < 0.2 * size[uninterrupted]
+
+
 def test_predictions_are_in_the_order_of_the_labels(small: Ward, uninterrupted: Path) -> None:
     store, examples, _ = small
     every = predict(uninterrupted, store, examples)
@@ -200,7 +255,10 @@ def test_it_learns_the_language_of_the_ward(tmp_path: Path) -> None:
         {
             "context": 128,
             "row_length": 128,
+            "batch_rows": 4,
             "epochs": 3,
+            "learning_rate": 2e-3,
+            "wide_rate": 1.0,
             "model": {"dim": 32, "layers": 1, "heads": 2, "block": 64, "pools": 2},
         }
     )
