@@ -5,7 +5,7 @@ are refused, so a file can neither run code nor expand without bound.
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,58 @@ type Where = tuple[Hashable, ...]
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed file: `value` is plain data; `lines` maps the path of a node to its line, counted from 1."""
+    """A parsed file: `value` is plain data; `lines` maps the path of a node to its line, counted from 1.
+
+    `files` names the file of nodes that come from another one (see `merged`).
+    """
 
     path: Path
     value: Any
     lines: dict[Where, int]
+    files: dict[Where, Path] = field(default_factory=dict)
 
     def at(self, where: Where) -> str:
         """`file:line` of a node, or of the nearest node above it that has a line."""
         while where and where not in self.lines:
             where = where[:-1]
-        return f"{self.path}:{self.lines.get(where, 1)}"
+        return f"{self.files.get(where, self.path)}:{self.lines.get(where, 1)}"
+
+
+def merged(base: Document, over: Document) -> Document:
+    """`over` laid over `base`: mappings are joined key by key, null takes a key away, all else replaces.
+
+    >>> base = parse_yaml("{a: {b: 1, c: 2}, d: [1]}", Path("base.yaml"))
+    >>> both = merged(base, parse_yaml("a: {c: 3, b: null}", Path("over.yaml")))
+    >>> both.value, both.at(("a", "c")), both.at(("d",))
+    ({'a': {'c': 3}, 'd': [1]}, 'over.yaml:1', 'base.yaml:1')
+    """
+    lines: dict[Where, int] = {}
+    files: dict[Where, Path] = {}
+
+    def take(document: Document, where: Where) -> None:
+        for place, line in document.lines.items():
+            if place[: len(where)] == where:
+                lines[place] = line
+                files[place] = document.files.get(place, document.path)
+
+    def join(left: Any, right: Any, where: Where) -> Any:
+        if not isinstance(left, dict) or not isinstance(right, dict):
+            for place in [place for place in lines if place[: len(where)] == where]:
+                del lines[place]
+            take(over, where)
+            return right
+        lines[where], files[where] = over.lines.get(where, 1), over.path
+        result = dict(left)
+        for key, value in right.items():
+            if value is None:
+                result.pop(key, None)
+            else:
+                result[key] = join(result.get(key), value, (*where, key))
+        return result
+
+    take(base, ())
+    value = join(base.value, over.value, ())
+    return Document(over.path, value, lines, files)
 
 
 def load_yaml(path: Path, error: type[EhrseqError] = ConfigError) -> Document:

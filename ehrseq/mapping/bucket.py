@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ehrseq.core.manifest import Account
 from ehrseq.fhir import validate
-from ehrseq.mapping.check import common_dtype
 from ehrseq.mapping.compile import Plan
+from ehrseq.mapping.rows import common_dtype
 from ehrseq.mapping.specification import Explode, Join
 from ehrseq.sources.rejects import FILTERED, REJECTED, join_rejects, rejects
 

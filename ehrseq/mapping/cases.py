@@ -39,7 +39,8 @@ class Outcome:
 
 
 def run_cases(mappings: MappingSet, names: list[str] | None = None) -> list[Outcome]:
-    """Run the cases of the mappings called `names` (default: all). A mapping without cases fails.
+    """Run the cases of the mappings called `names` (default: all). A mapping without cases fails, but inherited ones
+    are proven where they come from.
 
     Raises: MappingError if a case file cannot be read or a name is unknown.
     """
@@ -54,6 +55,8 @@ def run_cases(mappings: MappingSet, names: list[str] | None = None) -> list[Outc
 def _run_file(mappings: MappingSet, plan: Plan) -> Iterator[Outcome]:
     path = mappings.folder / "cases" / f"{plan.mapping.name}.yaml"
     if not path.is_file():
+        if plan.mapping.document.path.parent != mappings.folder:
+            return
         yield Outcome(
             plan.mapping.name, "-", str(path), "there is no such file: a mapping has at least one case"
         )

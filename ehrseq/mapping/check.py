@@ -1,52 +1,20 @@
-"""Hold mapping files against FHIR R4B and the declared tables, before a row is read; report every problem at once."""
+"""Read a source's folder, with what it inherits, and check all of it before a row is read."""
 
 import os
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
-
-import polars as pl
-from polars.exceptions import PolarsError
 
 import ehrseq
 from ehrseq.core.errors import EhrseqError, MappingError, closest
-from ehrseq.fhir import elements
+from ehrseq.core.files import sha256_file
+from ehrseq.core.hashing import content_hash
+from ehrseq.core.yaml_lines import load_yaml, merged
+from ehrseq.mapping.checker import Problem, problems_of
 from ehrseq.mapping.parse import load_concept_map, parse_mapping
-from ehrseq.mapping.specification import (
-    Base64,
-    Concept,
-    ConceptMap,
-    Constant,
-    DateTime,
-    Expression,
-    Join,
-    ListOf,
-    Mapping,
-    MappingSet,
-    Node,
-    Object,
-    Quantity,
-    Reference,
-    expressions,
-    walk,
-)
-from ehrseq.sources.declaration import Source, Table, load_source
-from ehrseq.sources.tables import COLUMN_DTYPES
+from ehrseq.mapping.specification import ConceptMap, Mapping, MappingSet, Reference, walk
+from ehrseq.sources.declaration import Source, parse_source
 
-_TEMPORAL = ("date", "dateTime", "instant")
-
-
-@dataclass(frozen=True, order=True)
-class Problem:
-    """One thing wrong with one place of one file."""
-
-    place: str
-    message: str
-
-    def __str__(self) -> str:
-        """`file:line  message`."""
-        return f"{self.place}  {self.message}"
+EXTENDS, REMOVE = "extends", "remove"
 
 
 def find_source(name: str | Path) -> Path:
@@ -71,9 +39,13 @@ def shipped_sources() -> dict[str, Path]:
     return {path.name: path for path in sorted(root.iterdir()) if (path / "source.yaml").is_file()}
 
 
-@cache
 def load_mappings(folder: Path) -> MappingSet:
     """Read and check a source's folder. Raises: MappingError that lists every problem."""
+    return _load(Path(folder).absolute(), fingerprint(folder))
+
+
+@lru_cache(maxsize=8)
+def _load(folder: Path, fingerprint: str) -> MappingSet:  # the fingerprint is part of the cache's key
     mappings, problems = check(folder)
     if problems or mappings is None:
         lines = "\n".join(f"  {problem}" for problem in problems)
@@ -83,406 +55,126 @@ def load_mappings(folder: Path) -> MappingSet:
     return mappings
 
 
+def inherited(folder: Path) -> list[Path]:
+    """The folders that a source is made of: the one it extends, if any, first.
+
+    Raises: MappingError if that is neither a shipped source nor a folder beside this one, or extends this one.
+    """
+    chain, seen = [Path(folder)], {Path(folder).resolve()}
+    while (path := chain[0] / "source.yaml").is_file():
+        document = load_yaml(path, MappingError)
+        name = document.value.get(EXTENDS) if isinstance(document.value, dict) else None
+        if name is None:
+            break
+        beside = chain[0].parent / str(name)
+        options = {**shipped_sources(), **({str(name): beside} if (beside / "source.yaml").is_file() else {})}
+        if not isinstance(name, str) or Path(name).name != name or name not in options:
+            raise MappingError(
+                f"{document.at((EXTENDS,))}  `{name}` is neither a source that ships with ehrseq nor a folder "
+                f"beside this one.{closest(str(name), options)}"
+            )
+        if options[name].resolve() in seen:
+            raise MappingError(f"{document.at((EXTENDS,))}  `{name}` extends this source: a circle.")
+        seen.add(options[name].resolve())
+        chain.insert(0, options[name])
+    return chain
+
+
+def mapping_files(folder: Path) -> list[Path]:
+    """The files that decide what a source's mappings make, those that it inherits included."""
+    found: list[Path] = []
+    for part in inherited(folder):
+        names = [*part.glob("*.yaml"), *(part / "conceptmaps").glob("*.json")]
+        found += sorted(names, key=lambda path: os.fspath(path))
+    return found
+
+
+def fingerprint(folder: Path) -> str:
+    """Hash of `mapping_files`."""
+    return content_hash([["/".join(path.parts[-3:]), sha256_file(path)] for path in mapping_files(folder)])
+
+
 def check(folder: Path) -> tuple[MappingSet | None, list[Problem]]:
     """Read a source's folder; returns the mappings (None if a file cannot be read) and all problems found."""
     problems: list[Problem] = []
     try:
-        source = load_source(folder)
+        chain = inherited(folder)
+        source = _source(chain)
     except MappingError as error:
         return None, [_problem(error)]
     maps: dict[str, ConceptMap] = {}
-    for path in sorted((folder / "conceptmaps").glob("*.json")):
+    for path in [path for part in chain for path in sorted((part / "conceptmaps").glob("*.json"))]:
         try:
             maps[path.stem] = load_concept_map(path)
         except MappingError as error:
             problems.append(_problem(error))
     found: list[Mapping] = []
-    for path in sorted(folder.glob("*.yaml")):
-        if path.name == "source.yaml":
-            continue
+    for name, path in _mapping_paths(chain).items():
         try:
-            found.append(parse_mapping(path, source))
+            if (mapping := _mapping(chain, name, path, source)) is not None:
+                found.append(mapping)
         except EhrseqError as error:
             problems.append(_problem(error))
     if not found and not problems:
         problems.append(Problem(str(folder), "holds no mapping files (*.yaml beside source.yaml)."))
+    unread = bool(problems)
     by_name = {mapping.name: mapping for mapping in found}
     for mapping in found:
-        problems += _Checker(source, mapping, by_name, maps).problems()
-    problems += _unmapped_tables(source, found)
+        problems += problems_of(source, mapping, by_name, maps)
+    if not unread:  # a file that cannot be read may well use them
+        problems += _unmapped_tables(source, found)
     ordered, circle = _ordered(found)
     problems += circle
-    return MappingSet(source, tuple(ordered), maps, folder), sorted(problems)
+    return MappingSet(source, tuple(ordered), maps, Path(folder)), sorted(problems)
 
 
-def row_schema(source: Source, mapping: Mapping) -> pl.Schema:
-    """Columns an expression of the mapping may use: of its table, exploded; of its joins; and its `let`s.
-
-    Raises: PolarsError if a `let` is wrong.
-    """
-    schema = joined_schema(source, mapping)
-    for let in mapping.lets:
-        schema[let.name] = dtype_of(let.node, schema)
-    return schema
-
-
-def joined_schema(source: Source, mapping: Mapping) -> pl.Schema:
-    """`row_schema` without the `let`s."""
-    columns = table_schema(source, mapping)
-    for join in mapping.joins:
-        for name, kind in source.tables[join.table].columns.items():
-            if name not in join.right_keys:
-                columns[join.prefix + name] = COLUMN_DTYPES[kind]
-    return columns
+def _source(chain: list[Path]) -> Source:
+    """The declaration of a source, each folder's over that which it extends."""
+    if not (path := chain[-1] / "source.yaml").is_file():
+        raise MappingError(
+            f"{chain[-1]}: has no source.yaml, which declares the tables and columns of a source."
+        )
+    document = load_yaml(chain[0] / "source.yaml", MappingError)
+    for part in chain[1:]:
+        document = merged(document, load_yaml(part / "source.yaml", MappingError))
+    return parse_source(document, path.parent)
 
 
-def table_schema(source: Source, mapping: Mapping) -> pl.Schema:
-    """Columns of the mapping's table, exploded."""
-    columns = {name: COLUMN_DTYPES[kind] for name, kind in source.tables[mapping.table].columns.items()}
-    if explode := mapping.explode:
-        parts = [columns.pop(name) for name in explode.columns if name in columns]
-        if explode.name:
-            columns[explode.name] = pl.String()
-        columns[explode.value] = common_dtype(parts)
-        for name, values in explode.attributes.items():
-            columns[name] = pl.Series(values, strict=False).dtype
-    return pl.Schema(columns)
+def _mapping_paths(chain: list[Path]) -> dict[str, Path]:
+    """Mapping files by name; a later folder's stand for those of the same name before."""
+    paths = {
+        path.stem: path
+        for part in chain
+        for path in sorted(part.glob("*.yaml"))
+        if path.name != "source.yaml"
+    }
+    return dict(sorted(paths.items()))
 
 
-def common_dtype(parts: Sequence[pl.DataType]) -> pl.DataType:
-    """One dtype for columns that become one: theirs if it is the same, Float64 for numbers, else String."""
-    if len(set(parts)) == 1:
-        return parts[0]
-    return pl.Float64() if parts and all(dtype.is_numeric() for dtype in parts) else pl.String()
-
-
-def dtype_of(node: Constant | Expression, schema: pl.Schema) -> pl.DataType:
-    """Dtype of a `let`. Raises: PolarsError."""
-    expression = pl.lit(node.value) if isinstance(node, Constant) else pl.sql_expr(node.sql)
-    return pl.LazyFrame(schema=schema).select(expression.alias("x")).collect_schema()["x"]
+def _mapping(chain: list[Path], name: str, path: Path, source: Source) -> Mapping | None:
+    """Read a mapping, over the one it extends; None if the file takes an inherited one away."""
+    document = load_yaml(path, MappingError)
+    value = document.value
+    before = _mapping_paths(chain[: chain.index(path.parent)])
+    if isinstance(value, dict) and set(value) == {REMOVE}:
+        if name not in before:
+            raise MappingError(
+                f"{document.at(())}  there is no inherited mapping `{name}` to remove.{closest(name, before)}"
+            )
+        return None
+    if isinstance(value, dict) and EXTENDS in value:
+        base = str(value.pop(EXTENDS))
+        if base not in before:
+            raise MappingError(
+                f"{document.at((EXTENDS,))}  there is no inherited mapping `{base}`.{closest(base, before)}"
+            )
+        document = merged(load_yaml(before[base], MappingError), document)
+    return parse_mapping(document, name, source)
 
 
 def _problem(error: EhrseqError) -> Problem:
     place, _, message = str(error).partition("  ")
     return Problem(place, message) if message else Problem("", str(error))
-
-
-class _Checker:
-    """Walks one mapping and gathers what is wrong with it."""
-
-    def __init__(
-        self, source: Source, mapping: Mapping, others: dict[str, Mapping], maps: dict[str, ConceptMap]
-    ) -> None:
-        self.source, self.mapping, self.others, self.maps = source, mapping, others, maps
-        self.found: list[Problem] = []
-        self.schema = pl.Schema()
-
-    def problems(self) -> list[Problem]:
-        """All problems of the mapping."""
-        mapping, tables = self.mapping, self.source.tables
-        if not elements.is_resource(mapping.resource):
-            hint = closest(mapping.resource, elements.resource_types())
-            self._say(("resource",), f"`{mapping.resource}` is not a resource type of FHIR R4B.{hint}")
-        if mapping.table not in tables:
-            hint = closest(mapping.table, tables)
-            self._say(("from",), f"table `{mapping.table}` is not declared in source.yaml.{hint}")
-        if not self.found:
-            self._explode()
-        if not self.found:
-            self._joins()
-        if self.found:
-            return self.found
-        self._lets()
-        if self.found:
-            return self.found
-        for column in set(mapping.ignore) - set(self.schema):
-            self._say(
-                ("ignore", column), f"no column `{column}` to ignore.{closest(column, self.schema.names())}"
-            )
-        self._gathered()
-        for index, sql in enumerate(mapping.key):
-            self._dtype(("key", index), sql)
-        for index, sql in enumerate(mapping.winner):
-            self._dtype(("winner", index), sql)
-        for skip in mapping.skips:
-            if (dtype := self._dtype((*skip.where, "when"), skip.when)) not in (None, pl.Boolean):
-                self._say((*skip.where, "when"), f"`{skip.when}` gives {dtype}, expected a condition.")
-        self._object(mapping.template, mapping.resource, "")
-        return self.found
-
-    def _say(self, where: Iterable[Hashable], message: str) -> None:
-        self.found.append(Problem(self.mapping.document.at(tuple(where)), message))
-
-    def _explode(self) -> None:
-        explode, table = self.mapping.explode, self.source.tables[self.mapping.table]
-        if explode is None:
-            return
-        for name in explode.columns:
-            if name not in table.columns:
-                self._say(
-                    explode.where, f"{table.name} has no column `{name}`.{closest(name, table.columns)}"
-                )
-            elif explode.by and table.columns[name] != "string":
-                self._say(explode.where, f"`{name}` is {table.columns[name]}; only text can be split.")
-        new = [name for name in (explode.name, explode.value, *explode.attributes) if name]
-        kept = set(table.columns) - set(explode.columns)
-        for name in new:
-            if name in kept or new.count(name) > 1:
-                self._say(
-                    explode.where, f"column `{name}` is there already. Give the new column another name."
-                )
-
-    def _lets(self) -> None:
-        self.schema = joined_schema(self.source, self.mapping)
-        for let in self.mapping.lets:
-            if let.name in self.schema:
-                self._say(
-                    let.node.where, f"column `{let.name}` is there already. Give the expression another name."
-                )
-            elif isinstance(let.node, Constant):
-                self.schema[let.name] = dtype_of(let.node, self.schema)
-            elif (dtype := self._dtype(let.node.where, let.node.sql)) is not None:
-                self.schema[let.name] = dtype
-
-    def _gathered(self) -> None:
-        for name in self.mapping.gather:
-            node = self.mapping.template.children.get(name)
-            if not isinstance(node, ListOf):
-                lists = [
-                    key for key, child in self.mapping.template.children.items() if isinstance(child, ListOf)
-                ]
-                self._say(("gather",), f"`{name}` is not a list of the template.{closest(name, lists)}")
-            elif any(isinstance(inner, Reference) for _, inner in walk(node)):
-                self._say(("gather",), f"`{name}` holds a reference, which cannot be gathered.")
-
-    def _joins(self) -> None:
-        tables, table = self.source.tables, self.source.tables[self.mapping.table]
-        columns = dict(table_schema(self.source, self.mapping))
-        taken = set(columns)
-        for join in self.mapping.joins:
-            if join.table not in tables:
-                self._say(join.where, f"table `{join.table}` is not declared.{closest(join.table, tables)}")
-                continue
-            right = tables[join.table]
-            if table.shared and not right.shared:
-                self._say(
-                    join.where,
-                    f"{table.name} belongs to no subject, so it cannot join {right.name}, which does.",
-                )
-            for left, other in join.on:
-                if left not in taken:
-                    self._say(join.where, f"no column `{left}` to join on.{closest(left, taken)}")
-                if other not in right.columns:
-                    self._say(
-                        join.where, f"{right.name} has no column `{other}`.{closest(other, right.columns)}"
-                    )
-            self._asof(join, columns, right)
-            new = {join.prefix + name for name in right.columns if name not in join.right_keys}
-            if clash := sorted(new & taken):
-                self._say(join.where, f"column `{clash[0]}` is there already. Give the join a `prefix`.")
-            taken |= new
-            columns |= {join.prefix + name: COLUMN_DTYPES[kind] for name, kind in right.columns.items()}
-
-    def _asof(self, join: Join, columns: dict[str, pl.DataType], right: Table) -> None:
-        if join.asof is None:
-            return
-        left, other = join.asof
-        where = (*join.where, "asof")
-        if left not in columns:
-            self._say(where, f"no column `{left}`.{closest(left, columns)}")
-        elif other not in right.columns:
-            self._say(where, f"{right.name} has no column `{other}`.{closest(other, right.columns)}")
-        elif not columns[left].is_temporal() or columns[left] != COLUMN_DTYPES[right.columns[other]]:
-            self._say(
-                where,
-                f"`{left}` is {columns[left]}, `{other}` is a {right.columns[other]}: expected two datetimes or dates.",
-            )
-
-    def _dtype(self, where: Iterable[Hashable], sql: str) -> pl.DataType | None:
-        """Dtype of an expression; None after a problem."""
-        try:
-            expression = pl.sql_expr(sql)
-            for name in expression.meta.root_names():
-                if name not in self.schema:
-                    hint = closest(name, self.schema.names())
-                    self._say(
-                        where, f"unknown column `{name}`.{hint} Text constants are quoted: \"'{name}'\"."
-                    )
-                    return None
-            return pl.LazyFrame(schema=self.schema).select(expression.alias("x")).collect_schema()["x"]
-        except PolarsError as error:
-            reason = str(error).splitlines()[0]
-            self._say(where, f"`{sql}` is not a SQL expression that polars understands: {reason}.")
-            return None
-
-    def _object(self, node: Object, type_name: str, path: str) -> None:
-        children = elements.children(type_name)
-        choices: dict[str, str] = {}
-        for name, child in node.children.items():
-            place = f"{path}.{name}" if path else name
-            element = children.get(name)
-            if element is None or (not path and name == "id"):
-                say = "is made from `key`" if element else f"is not an element of {type_name}."
-                self._say(child.where, f"`{place}` {say}{closest(name, children) if not element else ''}")
-                continue
-            if element.choice is not None and element.choice in choices and not path:
-                pass  # several of value[x] may be declared: a row must fill at most one, which validation checks
-            choices[element.choice or ""] = name
-            self._list_or_element(child, element, place)
-        for name, element in children.items():
-            if element.required and name not in node.children:
-                self._say(node.where, f"{path or type_name} lacks `{name}`, which FHIR requires.")
-        required = {e.choice for e in children.values() if e.choice_required and e.choice}
-        for choice in sorted(required - set(choices)):
-            self._say(node.where, f"{path or type_name} lacks one of `{choice}[x]`, which FHIR requires.")
-
-    def _list_or_element(self, node: Node, element: elements.Element, path: str) -> None:
-        if isinstance(node, ListOf):
-            if not element.is_list:
-                self._say(node.where, f"`{path}` is not a list in FHIR. Take the brackets away.")
-                return
-            for item in node.items:
-                self._element(item, element, path)
-        elif element.is_list:
-            self._say(node.where, f"`{path}` is a list in FHIR. Write [...] around it.")
-        else:
-            self._element(node, element, path)
-
-    def _element(self, node: Node, element: elements.Element, path: str) -> None:
-        dtypes = {role: self._dtype(node.where, sql) for role, sql in expressions(node)}
-        if None in dtypes.values():
-            return
-        match node:
-            case Object():
-                if element.primitive:
-                    self._say(node.where, f"`{path}` is a {element.type}, which has no children.")
-                else:
-                    self._object(node, element.type, path)
-            case Constant(value=value):
-                self._primitive(node, element, path, pl.lit(value))
-                if element.enum and value not in element.enum:
-                    self._enum(node, element, path, str(value))
-            case Expression(sql=sql):
-                self._primitive(node, element, path, dtypes["value"])
-                text = sql.strip()
-                if element.enum and text[:1] == text[-1:] == "'" and text[1:-1] not in element.enum:
-                    self._enum(node, element, path, text[1:-1])
-            case DateTime():
-                self._temporal(node, element, path, dtypes["value"])
-            case Quantity():
-                if element.type not in ("Quantity", "Age", "Duration", "Distance", "Count", "SimpleQuantity"):
-                    self._say(node.where, f"`{path}` is a {element.type}; $quantity makes a Quantity.")
-                if (dtype := dtypes["value"]) is not None and not dtype.is_numeric():
-                    self._say(
-                        node.where,
-                        f"$quantity value is {dtype}, expected a number. Use TRY_CAST(… AS DOUBLE).",
-                    )
-                for role in ("unit", "comparator", "text"):
-                    if dtypes.get(role, pl.String) != pl.String:
-                        self._say(node.where, f"$quantity {role} is {dtypes[role]}, expected text.")
-            case Concept(map=name):
-                if element.type not in ("code", "Coding", "CodeableConcept"):
-                    self._say(
-                        node.where,
-                        f"`{path}` is a {element.type}; $concept makes code, Coding, CodeableConcept.",
-                    )
-                if name not in self.maps:
-                    self._say(node.where, f"no conceptmaps/{name}.json.{closest(name, self.maps)}")
-            case Base64():
-                if element.type != "base64Binary":
-                    self._say(node.where, f"`{path}` is a {element.type}; $base64 makes a base64Binary.")
-            case Reference():
-                self._reference(
-                    node, element, path, [dtype for dtype in dtypes.values() if dtype is not None]
-                )
-
-    def _enum(self, node: Node, element: elements.Element, path: str, value: str) -> None:
-        allowed = element.enum or ()
-        self._say(
-            node.where,
-            f"'{value}' is not a code of `{path}`.{closest(value, allowed)} Expected one of {', '.join(allowed)}.",
-        )
-
-    def _primitive(self, node: Node, element: elements.Element, path: str, found: object) -> None:
-        if not element.primitive:
-            self._say(node.where, f"`{path}` is a {element.type}: give its elements, or a helper.")
-            return
-        dtype = found if isinstance(found, pl.DataType) else _literal_dtype(found)
-        if not _fits(dtype, element.type):
-            remedy = "Use {$datetime: …}." if dtype.is_temporal() else "Cast it, e.g. CAST(x AS VARCHAR)."
-            self._say(node.where, f"`{path}` is a {element.type}, but the expression gives {dtype}. {remedy}")
-
-    def _temporal(self, node: Node, element: elements.Element, path: str, dtype: object) -> None:
-        if element.type not in _TEMPORAL:
-            self._say(
-                node.where, f"`{path}` is a {element.type}; $datetime makes a date, dateTime or instant."
-            )
-        elif not isinstance(dtype, pl.Date | pl.Datetime):
-            self._say(node.where, f"$datetime takes a date or datetime; the expression gives {dtype}.")
-        elif element.type == "instant" and isinstance(dtype, pl.Date):
-            self._say(
-                node.where, f"`{path}` is an instant, which needs a time of day; the expression gives a date."
-            )
-
-    def _reference(
-        self, node: Reference, element: elements.Element, path: str, dtypes: list[pl.DataType]
-    ) -> None:
-        target = self.others.get(node.mapping)
-        if element.type != "Reference":
-            self._say(node.where, f"`{path}` is a {element.type}, not a Reference.")
-        elif target is None:
-            hint = closest(node.mapping, self.others)
-            self._say(node.where, f"no mapping `{node.mapping}` to refer to.{hint}")
-        elif element.targets and target.resource not in element.targets and "Resource" not in element.targets:
-            self._say(
-                node.where,
-                f"`{path}` may refer to {', '.join(element.targets)}; `{node.mapping}` makes {target.resource}.",
-            )
-        elif len(node.keys) != len(target.key):
-            self._say(node.where, f"`{node.mapping}` has {len(target.key)} keys, not {len(node.keys)}.")
-        elif target.table in self.source.tables and all(
-            join.table in self.source.tables for join in target.joins
-        ):
-            self._reference_keys(node, target, dtypes)
-
-    def _reference_keys(self, node: Reference, target: Mapping, dtypes: list[pl.DataType]) -> None:
-        tables = self.source.tables
-        if tables[self.mapping.table].shared and not tables[target.table].shared:
-            self._say(
-                node.where,
-                f"{self.mapping.table} belongs to no subject, so it cannot refer to {target.name}.",
-            )
-        try:
-            there = pl.LazyFrame(schema=row_schema(self.source, target))
-        except PolarsError:
-            return  # reported where it stands
-        for index, (dtype, sql) in enumerate(zip(dtypes, target.key, strict=True)):
-            try:
-                expected = there.select(pl.sql_expr(sql).alias("x")).collect_schema()["x"]
-            except PolarsError:
-                continue  # reported where it stands
-            if dtype != expected:
-                self._say(
-                    node.where, f"key {index + 1} is {dtype}, but that of `{target.name}` is {expected}."
-                )
-
-
-def _literal_dtype(value: object) -> pl.DataType:
-    expression = value if isinstance(value, pl.Expr) else pl.lit(value)
-    return pl.select(expression.alias("x")).schema["x"]
-
-
-def _fits(dtype: pl.DataType, type_name: str) -> bool:
-    """Whether a column of `dtype` can stand for a FHIR primitive; whole numbers may stand for text."""
-    match type_name:
-        case "boolean":
-            return dtype == pl.Boolean
-        case "decimal":
-            return dtype.is_numeric()
-        case "integer" | "positiveInt" | "unsignedInt":
-            return dtype.is_integer()
-        case _:
-            return dtype == pl.String or (dtype.is_integer() and type_name not in _TEMPORAL)
 
 
 def _unmapped_tables(source: Source, mappings: list[Mapping]) -> list[Problem]:
@@ -519,9 +211,3 @@ def _ordered(mappings: list[Mapping]) -> tuple[list[Mapping], list[Problem]]:
 def references_of(mapping: Mapping) -> set[str]:
     """Names of the mappings that a mapping refers to."""
     return {node.mapping for _, node in walk(mapping.template) if isinstance(node, Reference)}
-
-
-def mapping_files(folder: Path) -> list[Path]:
-    """The files that decide what a source's mappings make."""
-    names = [*folder.glob("*.yaml"), *(folder / "conceptmaps").glob("*.json")]
-    return sorted(names, key=lambda path: os.fspath(path))

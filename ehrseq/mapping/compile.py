@@ -12,7 +12,7 @@ import polars as pl
 from ehrseq.fhir import elements
 from ehrseq.fhir.dtypes import pruned_dtype
 from ehrseq.fhir.ids import resource_id
-from ehrseq.mapping.check import row_schema
+from ehrseq.mapping.rows import row_schema
 from ehrseq.mapping.specification import (
     Base64,
     Concept,

@@ -5,7 +5,8 @@ from typing import Any
 
 from ehrseq.core.errors import ExitCode
 from ehrseq.mapping.cases import Outcome, run_cases
-from ehrseq.mapping.check import Problem, check, find_source, load_mappings, shipped_sources
+from ehrseq.mapping.check import check, find_source, load_mappings, shipped_sources
+from ehrseq.mapping.checker import Problem
 
 
 @dataclass(frozen=True)

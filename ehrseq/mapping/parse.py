@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ehrseq.core.errors import MappingError, closest
-from ehrseq.core.yaml_lines import Document, Where, check_keys, load_yaml
+from ehrseq.core.yaml_lines import Document, Where, check_keys
 from ehrseq.mapping.specification import (
     Base64,
     Concept,
@@ -32,10 +32,9 @@ _KEYS = {"version", "resource", "title", "from", "explode", "join", "let", "key"
 _HELPERS = ("$reference", "$datetime", "$quantity", "$concept", "$base64")
 
 
-def parse_mapping(path: Path, source: Source) -> Mapping:
-    """Read one mapping file. Raises: MappingError with file and line."""
-    document = load_yaml(path, MappingError)
-    value = document.value
+def parse_mapping(document: Document, name: str, source: Source) -> Mapping:
+    """Read the mapping `name`. Raises: MappingError with file and line."""
+    value, path = document.value, document.path
     check_keys(document, (), value, _KEYS, MappingError)
     for key in ("version", "resource", "from", "key", "template"):
         if key not in value:
@@ -48,7 +47,7 @@ def parse_mapping(path: Path, source: Source) -> Mapping:
     if not isinstance(template, Object):
         raise MappingError(f"{document.at(('template',))}  `template` is an object shaped like the resource.")
     return Mapping(
-        name=path.stem,
+        name=name,
         source=source.name,
         version=value["version"],
         resource=str(value["resource"]),

@@ -17,11 +17,10 @@ from ehrseq.core.dataset import Build, Result, write_parquet
 from ehrseq.core.errors import ConfigError, DataQualityError
 from ehrseq.core.executor import run_tasks
 from ehrseq.core.files import sha256_file
-from ehrseq.core.hashing import content_hash
 from ehrseq.core.manifest import Account, Input, total
 from ehrseq.core.progress import log
 from ehrseq.mapping.bucket import UNMAPPED, Verdicts, map_rows
-from ehrseq.mapping.check import find_source, load_mappings, mapping_files
+from ehrseq.mapping.check import find_source, fingerprint, load_mappings
 from ehrseq.mapping.compile import compile_mappings, resource_schemas
 from ehrseq.mapping.specification import MappingSet
 from ehrseq.mapping.spill import (
@@ -83,7 +82,7 @@ def map(
     mappings = load_mappings(folder)
     files = find_tables(mappings.source, Path(data))
     buckets = buckets_for(files)
-    config = {"source": mappings.source.name, "version": mappings.source.version, "mappings": _hash(folder),
+    config = {"source": mappings.source.name, "version": mappings.source.version, "mappings": fingerprint(folder),
               "buckets": buckets, "validate": validate, "max_reject_fraction": max_reject_fraction}  # fmt: skip
     inputs = [
         Input(path.relative_to(data).as_posix(), sha256_file(path))
@@ -108,12 +107,6 @@ def map(
             _close_books(build, mappings, accounts, reports)
             _gate(build, out, max_reject_fraction)
     return build.result
-
-
-def _hash(folder: Path) -> str:
-    return content_hash(
-        [[path.relative_to(folder).as_posix(), sha256_file(path)] for path in mapping_files(folder)]
-    )
 
 
 def _first_pass(

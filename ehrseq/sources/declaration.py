@@ -46,7 +46,17 @@ _TABLE_KEYS = {
     "encoding",
     "may_lack",
 }
-_SOURCE_KEYS = {"source", "version", "title", "timezone", "subject", "ignore_case", "constants", "tables"}
+_SOURCE_KEYS = {
+    "source",
+    "version",
+    "title",
+    "timezone",
+    "subject",
+    "ignore_case",
+    "extends",
+    "constants",
+    "tables",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +103,17 @@ class Source:
 
 
 def load_source(folder: Path) -> Source:
-    """Read `FOLDER/source.yaml`. Raises: MappingError with file and line."""
-    path = folder / "source.yaml"
-    if not path.is_file():
-        raise MappingError(
-            f"{folder}: has no source.yaml, which declares the tables and columns of a source."
-        )
-    document = load_yaml(path, MappingError)
+    """Read `FOLDER/source.yaml`, which extends nothing. Raises: MappingError with file and line."""
+    return parse_source(load_yaml(folder / "source.yaml", MappingError), folder)
+
+
+def parse_source(document: Document, folder: Path) -> Source:
+    """Read a declaration. Raises: MappingError with file and line."""
     check_keys(document, (), document.value, _SOURCE_KEYS, MappingError)
     value = document.value
     for key in ("source", "tables"):
         if key not in value:
-            raise MappingError(f"{path}:1  lacks `{key}`.")
+            raise MappingError(f"{document.path}:1  lacks `{key}`.")
     zone = str(value.get("timezone", "UTC"))
     try:
         ZoneInfo(zone)

@@ -1,0 +1,63 @@
+"""One small hospital, taken the whole way once for all tests of this folder."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ehrseq.deploy.generated import hospital
+from ehrseq.deploy.pipeline import Outcome, run
+from ehrseq.models.config import ModelConfig
+from ehrseq.training.config import TrainConfig
+
+TASKS = ("in_hospital_mortality_24h", "long_stay_7d")
+TINY = TrainConfig(
+    model=ModelConfig(dim=8, heads=2, layers=0, pools=1, attention="reference"),
+    context=32, row_length=32, batch_rows=16, epochs=2, checkpoint_steps=2,
+)  # fmt: skip
+NOBODY_DIES_TWICE = """
+predicates:
+  admission: {code: {regex: '^Encounter\\.start//ActCode//IMP$'}}
+  discharge: {code: {regex: '^Encounter\\.end//ActCode//IMP'}}
+  second_death: {code: MEDS_DEATH//2}
+trigger: admission
+windows:
+  first_hour: {start: trigger, end: start + 1h, start_inclusive: true, end_inclusive: true, index_timestamp: end}
+  target:
+    start: first_hour.end
+    end: start -> discharge
+    start_inclusive: false
+    end_inclusive: true
+    label: second_death
+"""
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that the workers of one test run have in common; its fixtures are made by one of them at a time."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "whole-way"
+    folder.mkdir(exist_ok=True)
+    compiled = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    before = {name: os.environ.get(name) for name in compiled}
+    os.environ.update(compiled)
+    yield folder
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture(scope="session")
+def whole(shared: Path) -> Outcome:
+    """The outcome of a whole run on 150 generated patients, in `shared`/run; the hospital is in `shared`/hospital."""
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # what another worker has made is found unchanged
+        never = shared / "second_death.yaml"
+        never.write_text(NOBODY_DIES_TWICE)
+        data = hospital(shared / "hospital", patients=150, seed=0)
+        return run("mimic_iv", data, shared / "run", tasks=[*TASKS, str(never)], config=TINY)
