@@ -29,8 +29,12 @@ class TrainConfig:
     learning_rate: float = 2e-4  # peak of the schedule
     warmup: float = 0.1  # fraction of all steps
     weight_decay: float = 0.05  # of matrices and tables, as in AdamW (decoupled)
-    wide_rate: float = 10.0  # learning rate of the wide path / that of the network: what is simple comes first
-    wide_prior: float = 0.06  # standard deviation of the wide path's weights, a priori (Gaussian, as in ridge)
+    wide_rate: float = (
+        10.0  # learning rate of the wide path / that of the network: what is simple comes first
+    )
+    wide_prior: float = (
+        0.06  # standard deviation of the wide path's weights, a priori (Gaussian, as in ridge)
+    )
     clip: float = 1.0  # global norm of the gradient
     ema: float = 0.99  # decay of the averaged parameters, which are those evaluated and kept; 0 = off
     checkpoint_steps: int = 500  # steps between checkpoints inside an epoch; one more at each epoch's end

@@ -88,7 +88,9 @@ class _Run:
         self.tuning = prediction_loader(config, store, examples, self.tuning_rows)
         optimizer = optimizer_of(config, config.epochs * self.loader.batches)
         bind = definition(config.model, self.inputs)
-        ridge = 1 / (config.wide_prior**2 * self.loader.labels)  # of a mean over labels: more data, less prior
+        ridge = 1 / (
+            config.wide_prior**2 * self.loader.labels
+        )  # of a mean over labels: more data, less prior
         self.step = make_train_step(bind, optimizer, len(self.inputs.tasks), config.ema, ridge)
         self.scorer = scorer(config, self.inputs)
         initial = parameters(build(config.model, self.inputs, config.seed))

@@ -10,7 +10,6 @@ from jax import Array
 from ehrseq.models.registry import Parameters
 from ehrseq.training.config import TrainConfig
 
-
 WIDE = "wide."  # how the names of the wide path's parameters begin
 
 

@@ -43,11 +43,15 @@ def slow(q: np.ndarray, k: np.ndarray, v: np.ndarray, segment: np.ndarray) -> np
 
 @partial(jax.jit, static_argnums=4)
 def run(q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array, backend: str) -> jax.Array:
-    return attention(q, k, v, segment, backend=backend, block=8)  # 22 is no multiple of 8: padding is tested too
+    return attention(
+        q, k, v, segment, backend=backend, block=8
+    )  # 22 is no multiple of 8: padding is tested too
 
 
 @partial(jax.jit, static_argnums=4)
-def slopes(q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array, backend: str) -> tuple[jax.Array, ...]:
+def slopes(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array, backend: str
+) -> tuple[jax.Array, ...]:
     def total(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return jnp.sum(jnp.sin(run(q, k, v, segment, backend) * jnp.arange(WIDTH)))
 
@@ -61,7 +65,9 @@ def test_backends_do_what_the_loop_does(backend: str, first: np.ndarray, second:
     segment = np.stack([first, second])
     q, k, v = inputs()
     expected = slow(*(np.asarray(x) for x in (q, k, v)), segment)
-    np.testing.assert_allclose(run(q, k, v, segment, backend), expected, atol=2e-6)  # float32 sums of 22 terms
+    np.testing.assert_allclose(
+        run(q, k, v, segment, backend), expected, atol=2e-6
+    )  # float32 sums of 22 terms
 
 
 @settings(max_examples=15, deadline=None)
@@ -106,5 +112,7 @@ def test_rotation_sees_differences_only() -> None:
         turn = angles(position + shift, time + days, 4 * WIDTH)
         return jnp.einsum("bqhd,bkhd->bhqk", rotate(q, turn), rotate(k, turn))
 
-    np.testing.assert_allclose(scores(0, 0), scores(50, 30), rtol=1e-3, atol=1e-3)  # cos of float32 angles near 2000
+    np.testing.assert_allclose(
+        scores(0, 0), scores(50, 30), rtol=1e-3, atol=1e-3
+    )  # cos of float32 angles near 2000
     assert not np.allclose(scores(0, 0), jnp.einsum("bqhd,bkhd->bhqk", q, k), atol=1e-2)

@@ -45,7 +45,9 @@ def empty(rows: int = ROWS) -> Arrays:
     batch["time"] = np.zeros((rows, LENGTH), np.float32)
     batch["before"], batch["after"] = np.full((rows, LENGTH), -1), np.full((rows, LENGTH), LENGTH)
     batch |= {name: np.zeros((rows, SEATS), np.int32) for name in ("label_at", "label_task")}
-    batch |= {name: np.zeros((rows, SEATS), np.float32) for name in ("label_value", "label_weight", "label_time")}
+    batch |= {
+        name: np.zeros((rows, SEATS), np.float32) for name in ("label_value", "label_weight", "label_time")
+    }
     return batch
 
 

@@ -32,7 +32,7 @@ SMALL = TrainConfig.from_dict(
         "checkpoint_steps": 4,
         "learning_rate": 2e-3,
         "wide_rate": 1.0,
-        "model": {"dim": 16, "layers": 1, "heads": 2, "block": 32, "pools": 2},
+        "model": {"dim": 16, "layers": 1, "heads": 2, "attention": "reference", "pools": 2},
     }
 )
 
@@ -150,7 +150,9 @@ def test_a_split_without_labels_is_refused(small: Ward, tmp_path: Path) -> None:
 def test_a_task_without_labels_is_refused(small: Ward, tmp_path: Path) -> None:
     store, examples, _ = small
     missing = (examples.task == 1) & (examples.split == 0)
-    unlabelled = dataclasses.replace(examples, value=np.where(missing, np.nan, examples.value).astype(np.float32))
+    unlabelled = dataclasses.replace(
+        examples, value=np.where(missing, np.nan, examples.value).astype(np.float32)
+    )
     with pytest.raises(ModelError, match="'trend' has no labels"):
         fit(SMALL, store, unlabelled, tmp_path)
 
@@ -191,15 +193,6 @@ def test_packed_predictions_are_those_of_each_label_alone(small: Ward, uninterru
         np.testing.assert_allclose(found, expected, rtol=1e-5)  # other rows, other order of sums
 
 
-def test_the_prior_holds_the_wide_path(small: Ward, uninterrupted: Path, tmp_path: Path) -> None:
-    fit(dataclasses.replace(SMALL, wide_prior=1e-3), small[0], small[1], tmp_path)
-    size = {
-        out: sum(float(np.sum(x**2)) for name, x in weights(out).items() if name.startswith("wide."))
-        for out in (uninterrupted, tmp_path)
-    }
-    assert 0 < size[tmp_path] < 0.2 * size[uninterrupted]
-
-
 def test_predictions_are_in_the_order_of_the_labels(small: Ward, uninterrupted: Path) -> None:
     store, examples, _ = small
     every = predict(uninterrupted, store, examples)
@@ -215,7 +208,9 @@ def test_predictions_are_in_the_order_of_the_labels(small: Ward, uninterrupted: 
 def test_predictions_do_not_depend_on_later_labels_or_tokens(small: Ward, uninterrupted: Path) -> None:
     store, examples, _ = small
     every = predict(uninterrupted, store, examples)["probability"]
-    early = np.flatnonzero(examples.position < np.bincount(examples.subject, examples.position / 3)[examples.subject])
+    early = np.flatnonzero(
+        examples.position < np.bincount(examples.subject, examples.position / 3)[examples.subject]
+    )
     only = dataclasses.replace(
         examples, **{name: getattr(examples, name)[early] for name in Examples.__slots__ if name != "tasks"}
     )
@@ -233,7 +228,8 @@ def test_unknown_tasks_are_refused_and_fewer_are_fine(small: Ward, uninterrupted
     store, examples, _ = small
     rows = np.flatnonzero(examples.task == 2)
     changes = {name: getattr(examples, name)[rows] for name in Examples.__slots__ if name != "tasks"}
-    one = dataclasses.replace(examples, **changes | {"task": np.zeros(len(rows), np.int32), "tasks": examples.tasks[2:]})
+    changes |= {"task": np.zeros(len(rows), np.int32), "tasks": examples.tasks[2:]}
+    one = dataclasses.replace(examples, **changes)
     expected = predict(uninterrupted, store, examples)["probability"][rows]
     np.testing.assert_allclose(predict(uninterrupted, store, one)["probability"], expected, rtol=1e-5)
     with pytest.raises(ModelError, match="does not know task 'sepsis'"):
@@ -259,7 +255,7 @@ def test_it_learns_the_language_of_the_ward(tmp_path: Path) -> None:
             "epochs": 3,
             "learning_rate": 2e-3,
             "wide_rate": 1.0,
-            "model": {"dim": 32, "layers": 1, "heads": 2, "block": 64, "pools": 2},
+            "model": {"dim": 32, "layers": 1, "heads": 2, "attention": "reference", "pools": 2},
         }
     )
     result = train(config, tmp_path, tmp_path, tmp_path / "out")

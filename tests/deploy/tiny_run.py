@@ -1,0 +1,25 @@
+"""What the tests of this folder run: two tasks that have labels, one that cannot, and a model that trains in seconds."""
+
+from ehrseq.models.config import ModelConfig
+from ehrseq.training.config import TrainConfig
+
+TASKS = ("in_hospital_mortality_24h", "long_stay_7d")
+TINY = TrainConfig(
+    model=ModelConfig(dim=8, heads=2, layers=0, pools=1, attention="reference"),
+    context=32, row_length=32, batch_rows=16, epochs=2, checkpoint_steps=2,
+)  # fmt: skip
+NOBODY_DIES_TWICE = """
+predicates:
+  admission: {code: {regex: '^Encounter\\.start//ActCode//IMP$'}}
+  discharge: {code: {regex: '^Encounter\\.end//ActCode//IMP'}}
+  second_death: {code: MEDS_DEATH//2}
+trigger: admission
+windows:
+  first_hour: {start: trigger, end: start + 1h, start_inclusive: true, end_inclusive: true, index_timestamp: end}
+  target:
+    start: first_hour.end
+    end: start -> discharge
+    start_inclusive: false
+    end_inclusive: true
+    label: second_death
+"""
