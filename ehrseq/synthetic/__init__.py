@@ -1,4 +1,4 @@
-"""A generated hospital whose true risks are known: MIMIC-IV tables and `truth.parquet`. See README.md beside this file."""
+"""A generated hospital whose true risks are known: MIMIC-IV tables and `truth.parquet`; see README.md here."""
 
 from ehrseq.synthetic.generate import Summary, generate
 

@@ -110,7 +110,8 @@ def _reason(
     again = np.flatnonzero(last_group >= 0)
     weights[again, last_group[again]] *= 2.5
     chances = np.cumsum(weights / weights.sum(axis=1, keepdims=True), axis=1)
-    return np.minimum((rng.random(len(planned))[:, None] > chances).sum(axis=1), chances.shape[1] - 1)
+    drawn: Ints = np.minimum((rng.random(len(planned))[:, None] > chances).sum(axis=1), chances.shape[1] - 1)
+    return drawn
 
 
 def _kind(hospital: Hospital, rng: np.random.Generator, group: Ints, planned: Bools) -> Ints:

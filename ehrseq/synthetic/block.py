@@ -81,7 +81,8 @@ class Block:
         """When something charted was stored: later, but never after a death [N] seconds."""
         late = charted + np.rint(delay_minutes).astype(np.int64) * 60
         limit = np.where(self.stays.died[row], self.stays.end[row], self.stays.end[row] + 6 * HOUR)
-        return np.maximum(np.minimum(late, limit), charted)
+        stored: Ints = np.maximum(np.minimum(late, limit), charted)
+        return stored
 
 
 def moment(seconds: Ints, known: Bools | None = None) -> pl.Series:

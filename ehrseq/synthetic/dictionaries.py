@@ -8,8 +8,8 @@ from ehrseq.synthetic.hospital import Code, Hospital
 
 def dictionaries(hospital: Hospital) -> Tables:
     """Every code, item and person the other tables mention, and no more."""
-    groups, conditions = hospital.groups.values(), hospital.conditions.values()
-    diagnoses = [(entry.icd9, entry.icd10) for entry in [*groups, *conditions]]
+    diagnoses = [(entry.icd9, entry.icd10) for entry in hospital.groups.values()]
+    diagnoses += [(entry.icd9, entry.icd10) for entry in hospital.conditions.values()]
     diagnoses += [(entry["icd9"], entry["icd10"]) for entry in hospital.complications.values()]
     procedures = [(entry["icd9"], entry["icd10"]) for entry in hospital.procedures.values()]
     return {

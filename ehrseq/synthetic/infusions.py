@@ -125,8 +125,10 @@ def _ingredients(block: Block, running: pl.DataFrame) -> pl.DataFrame:
     """Fluids again, as their water: the same order, two ingredients each."""
     items = block.hospital.icu_items
     fluid = running.filter(pl.col("itemid") == items["infusion"].id)
-    columns = ["subject_id", "hadm_id", "stay_id", "caregiver_id", "starttime", "endtime", "storetime", "itemid", "amount",
-               "amountuom", "rate", "rateuom", "orderid", "linkorderid", "statusdescription", "originalamount", "originalrate"]  # fmt: skip
+    columns = [
+        "subject_id", "hadm_id", "stay_id", "caregiver_id", "starttime", "endtime", "storetime", "itemid", "amount",
+        "amountuom", "rate", "rateuom", "orderid", "linkorderid", "statusdescription", "originalamount", "originalrate",
+    ]  # fmt: skip
     both = [fluid.with_columns(itemid=pl.lit(items[name].id, pl.Int64)) for name in ("ingredient", "water")]
     return pl.concat(both).select(columns).sort("subject_id", "starttime", "orderid", "itemid")
 

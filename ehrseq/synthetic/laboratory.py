@@ -108,7 +108,8 @@ def scale(hospital: Hospital, item: Ints, score: Floats) -> Floats:
     smallest = np.array([10.0**-lab.digits for lab in labs])[item]
     ten = 10.0 ** np.array([lab.digits for lab in labs])[item]
     value = np.where(log, mean * np.exp(np.where(log, sd, 0) * np.clip(score, -6, 6)), mean + sd * score)
-    return np.maximum(np.rint(value * ten) / ten, smallest)
+    rounded: Floats = np.maximum(np.rint(value * ten) / ten, smallest)
+    return rounded
 
 
 def lab_rows(hospital: Hospital, item: Ints, value: Floats) -> pl.DataFrame:

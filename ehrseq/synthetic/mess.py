@@ -74,7 +74,7 @@ def _drop(frame: pl.DataFrame, share: float, rng: np.random.Generator) -> pl.Dat
 def _late(labs: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
     """One result in a hundred arrives 8 to 30 hours late, though never after a death."""
     minutes = np.where(rng.random(len(labs)) < 0.01, rng.integers(480, 1800, len(labs)), 0)
-    late = pl.col("storetime") + pl.duration(minutes=pl.Series(minutes))
+    late = pl.col("storetime") + pl.duration(minutes=pl.lit(pl.Series(minutes)))
     return labs.with_columns(
         storetime=pl.when(pl.Series(minutes) > 0)
         .then(pl.max_horizontal("storetime", pl.min_horizontal(late, "limit")))
@@ -87,7 +87,7 @@ def _corrections(labs: pl.DataFrame, block: Block, rng: np.random.Generator) -> 
     count = len(labs)
     chosen = labs.filter(pl.Series(rng.random(count) < 0.004) & pl.col("valuenum").is_not_null())
     hours = pl.Series(rng.integers(60, 300, len(chosen)))
-    later = pl.min_horizontal(pl.col("storetime") + pl.duration(minutes=hours), "limit")
+    later = pl.min_horizontal(pl.col("storetime") + pl.duration(minutes=pl.lit(hours)), "limit")
     factor = pl.Series(rng.choice([0.7, 0.9, 1.1, 1.4], len(chosen)))
     digits = pl.when(pl.col("value").str.contains(".", literal=True)).then(1).otherwise(0)
     value = (

@@ -92,7 +92,8 @@ def _standing(block: Block, rng: np.random.Generator) -> list[pl.DataFrame]:
         detail = ("Admit to", block.hospital.services[service])
         parts.append(_order(block, row[of], np.full(of.sum(), 0.1), "ADT orders", "Admit", detail=detail))
     for kind, subtype, share in (
-        ("General Care", "Vitals/Monitoring", 0.95), ("General Care", "Activity", 0.8), ("Nutrition", "Diet Order", 0.9),
+        ("General Care", "Vitals/Monitoring", 0.95), ("General Care", "Activity", 0.8),
+        ("Nutrition", "Diet Order", 0.9),
         ("IV therapy", "IV access", 0.8), ("Lab", None, 1.0), ("Lab", None, 0.7), ("Cardiology", "ECG", 0.5),
         ("General Care", "Telemetry", 0.4), ("Radiology", "General Xray", 0.6), ("Radiology", "CT Scan", 0.25),
     ):  # fmt: skip
@@ -125,9 +126,15 @@ def _by_need(block: Block, rng: np.random.Generator) -> list[pl.DataFrame]:
     ventilated = ventilator_hours(block)
     chances = [
         (("Respiratory", "Oxygen Therapy", None), sigmoid(1.5 * severity - 1.2)),
-        (("General Care", "Code status", ("Code status", "DNR/DNI")), sigmoid(0.8 * severity + 0.07 * (stays.age - 75) - 2.8)),
+        (
+            ("General Care", "Code status", ("Code status", "DNR/DNI")),
+            sigmoid(0.8 * severity + 0.07 * (stays.age - 75) - 2.8),
+        ),
         (("Consults", "Social Work", ("Consult Status", "Routine")), np.where(alone, 0.6, 0.08)),
-        (("Consults", "Physical Therapy", ("Consult Status", "Routine")), sigmoid(0.06 * (stays.age - 70) - 0.4)),
+        (
+            ("Consults", "Physical Therapy", ("Consult Status", "Routine")),
+            sigmoid(np.asarray(0.06 * (stays.age - 70) - 0.4, float)),
+        ),
     ]  # fmt: skip
     parts = []
     for (kind, subtype, detail), chance in chances:

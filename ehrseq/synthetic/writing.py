@@ -53,8 +53,10 @@ class HospitalWriter:
         with storage_errors(self.out):
             if kind is None:
                 self._flush_truth()
-            for stream in (*self._zipped.values(), *self._raw.values()):
-                stream.close()
+            for zipped in self._zipped.values():
+                zipped.close()
+            for raw in self._raw.values():
+                raw.close()
             if self._truth is not None:
                 self._truth.close()
 
@@ -78,10 +80,10 @@ class HospitalWriter:
 
 
 def to_csv(frame: pl.DataFrame) -> bytes:
-    """Rows as MIMIC-IV writes them: no header, `2180-05-06 22:23:00`, whole numbers without `.0`.
+    r"""Rows as MIMIC-IV writes them: no header, `2180-05-06 22:23:00`, whole numbers without `.0`.
 
     >>> to_csv(pl.DataFrame({"value": [7.0, 7.25, None]}))
-    b'7\\n7.25\\n""\\n'
+    b'7\n7.25\n\n'
     """
     plain = frame.with_columns(pl.col(pl.Float64).cast(pl.String).str.strip_suffix(".0"))
     return plain.write_csv(

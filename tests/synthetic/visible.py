@@ -33,7 +33,11 @@ def features(folder: Path, truth: pl.DataFrame) -> pl.DataFrame:
 
 def _admission(folder: Path, keys: pl.DataFrame) -> pl.DataFrame:
     people = load(folder, "hosp/patients").select("subject_id", "gender", "anchor_age", "anchor_year")
-    stays = load(folder, "hosp/admissions").join(people, on="subject_id").join(keys.select("hadm_id", "prediction_time"), on="hadm_id")
+    stays = (
+        load(folder, "hosp/admissions")
+        .join(people, on="subject_id")
+        .join(keys.select("hadm_id", "prediction_time"), on="hadm_id")
+    )
     words = ["admission_type", "marital_status", "insurance", "discharge_location"]
     left = pl.col("dischtime") <= pl.col("prediction_time")
     return stays.select(
@@ -42,7 +46,10 @@ def _admission(folder: Path, keys: pl.DataFrame) -> pl.DataFrame:
         female=pl.col("gender") == "F",
         hours=pl.when(left).then((pl.col("dischtime") - pl.col("admittime")).dt.total_minutes() / 60),
         emergency=pl.col("edregtime").is_not_null(),
-        **{word: pl.when(left | (pl.lit(word) != "discharge_location")).then(pl.col(word).rank("dense")) for word in words},
+        **{
+            word: pl.when(left | (pl.lit(word) != "discharge_location")).then(pl.col(word).rank("dense"))
+            for word in words
+        },
     )
 
 
@@ -91,8 +98,12 @@ def _rates(folder: Path, keys: pl.DataFrame) -> pl.DataFrame:
 def _past(folder: Path, keys: pl.DataFrame) -> pl.DataFrame:
     """Billed diagnoses known by then (earlier admissions; this one's at discharge), and how many admissions."""
     stays = load(folder, "hosp/admissions").select("hadm_id", "subject_id", "dischtime")
-    coded = load(folder, "hosp/diagnoses_icd").select("hadm_id", name=pl.format("{}:{}", "icd_version", pl.col("icd_code").cast(pl.String)))
-    known = keys.join(stays.rename({"hadm_id": "past"}), on="subject_id").filter(pl.col("dischtime") <= pl.col("prediction_time"))
+    coded = load(folder, "hosp/diagnoses_icd").select(
+        "hadm_id", name=pl.format("{}:{}", "icd_version", pl.col("icd_code").cast(pl.String))
+    )
+    known = keys.join(stays.rename({"hadm_id": "past"}), on="subject_id").filter(
+        pl.col("dischtime") <= pl.col("prediction_time")
+    )
     year = pl.col("dischtime") > pl.col("prediction_time") - pl.duration(days=365)
     how_many = known.group_by("hadm_id").agg(before=pl.len(), in_year=year.sum())
     table = (
