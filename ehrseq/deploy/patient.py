@@ -102,17 +102,18 @@ class PatientPage:
         table.add_column(width=20, no_wrap=True, overflow="ellipsis", style="dim")
         table.add_column(ratio=5, overflow="fold")
         table.add_column(ratio=3, no_wrap=True, overflow="ellipsis")
+        table.add_column(width=2, no_wrap=True, style="bold yellow")
         if wide:
             table.add_column(ratio=4, no_wrap=True, overflow="ellipsis", style="dim")
         clock = None
         for event, flags in _with_flags(events):
             time = event["time"] and f"{event['time']:%H:%M}"
-            value = Text.assemble(value_of(event), *((f"  {flag}", "bold yellow") for flag in flags))
             cells: list[Any] = [time if time != clock else ""]
             if self.tokens:
                 token = self.tokens.get(event[_ROW])
                 cells.append("" if token is None else str(token))
-            cells += [Text(event["code"].split("//")[0]), Text(name_of(event["code"], self.names)), value]
+            cells += [Text(event["code"].split("//")[0]), Text(name_of(event["code"], self.names))]
+            cells += [Text(value_of(event)), ",".join(flags)]
             if wide:
                 cells.append(Text(event["code"].partition("//")[2]))
             table.add_row(*cells)
@@ -197,9 +198,7 @@ def _heading(day: date | None, birth: datetime | None, stays: list[Stay]) -> str
     parts = [str(day)]
     if birth and day > birth.date():
         parts.append(_age(birth, day))
-    for stay in stays:
-        if number := stay.day(day):
-            parts.append(f"day {number} of {stay.name} {stay.id}")
+    parts += [f"day {number} of {stay.name} {stay.id}" for stay in stays if (number := stay.day(day))]
     return ", ".join(parts)
 
 

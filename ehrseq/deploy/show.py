@@ -16,7 +16,7 @@ from ehrseq.deploy.trace import Origin, origin, subject_index
 __all__ = ["DatasetPage", "Origin", "PatientPage", "TokensPage", "origin", "show"]
 
 _US_A_YEAR = 31_556_952e6
-_MOST_FILES = 8
+_MOST = 8
 
 
 def show(
@@ -75,26 +75,31 @@ class DatasetPage:
         from ehrseq.console import accounting_table
 
         manifest = self.manifest
-        size = sum(shard.bytes for shard in manifest.shards)
         files = f"{len(manifest.shards)} file{'' if len(manifest.shards) == 1 else 's'}"
         yield Text(str(self.folder), style="bold")
         yield Text(
-            f"{manifest.kind}, {files}, {size / 2**20:.1f} MiB, made by ehrseq {manifest.code_version} in "
+            f"{manifest.kind}, {files}, {_size(sum(shard.bytes for shard in manifest.shards))}, made by ehrseq {manifest.code_version} in "
             f"{self.run.get('seconds', 0):.1f} s"
         )
-        if manifest.inputs:
-            yield Text("from " + ", ".join(f"{item.name} {item.sha256[:12]}" for item in manifest.inputs[:8]))
+        if len(manifest.inputs) > _MOST:
+            yield Text(f"from {len(manifest.inputs)} inputs")
+        elif manifest.inputs:
+            yield Text("from " + ", ".join(f"{item.name} {item.sha256[:12]}" for item in manifest.inputs))
         for name, value in manifest.notes.items():
             if isinstance(value, int | float | str):
-                yield Text(f"{name}: {value}")
+                yield Text(f"{name.replace('_', ' ')}: {' '.join(str(value).split())}")
         yield Text()
         if manifest.made:
             yield _counts("made", manifest.made)
         else:
-            yield _counts("rows of", {shard.path: shard.rows for shard in manifest.shards[:_MOST_FILES]})
+            yield _counts("rows of", {shard.path: shard.rows for shard in manifest.shards[:_MOST]})
         if manifest.sources:
             yield Text()
             yield accounting_table(manifest.sources)
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
 
 def _counts(title: str, counts: dict[str, int]) -> Table:

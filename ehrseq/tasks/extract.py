@@ -17,7 +17,7 @@ from ehrseq.core.executor import run_tasks
 from ehrseq.core.files import sha256_file
 from ehrseq.core.manifest import Account, read_manifest
 from ehrseq.core.progress import log
-from ehrseq.core.schema import Nullable, Required, Schema
+from ehrseq.core.schema import Required, Schema
 from ehrseq.tasks.definition import ANY_EVENT, Plain, Task, find_task, load_task
 from ehrseq.tasks.windows import candidates, lay_out
 from ehrseq.timeline.meds import CODES
@@ -29,10 +29,7 @@ class Label(Schema):
 
     subject_id = Required(pl.Int64)
     prediction_time = Required(pl.Datetime("us"))
-    boolean_value = Nullable(pl.Boolean)
-    integer_value = Nullable(pl.Int64)
-    float_value = Nullable(pl.Float64)
-    categorical_value = Nullable(pl.String)
+    boolean_value = Required(pl.Boolean)
 
 
 class DegenerateTaskError(TaskError):
@@ -125,7 +122,6 @@ def _label_shard(job: _Job) -> _Found:
             Event.subject_id,
             pl.col(task.index).alias(Label.prediction_time),
             (pl.col("label") > 0).alias(Label.boolean_value),
-            *(pl.lit(None, dtype).alias(name) for name, dtype in list(Label.polars_schema().items())[3:]),
         )
         .unique([Label.subject_id, Label.prediction_time], keep="first", maintain_order=True)
         .sort(Label.subject_id, Label.prediction_time)

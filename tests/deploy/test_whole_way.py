@@ -273,7 +273,7 @@ def largest(folder: Path, pattern: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "stage, shard",
+    ("stage", "shard"),
     [("timeline", "data/*.parquet"), ("fhir", "Patient/*.parquet"), ("tokens", "arrays/code.bin")],
 )
 def test_a_missing_shard_is_noticed_and_named(copy: Path, stage: str, shard: str):
@@ -287,7 +287,7 @@ def test_a_missing_shard_is_noticed_and_named(copy: Path, stage: str, shard: str
     assert str(copy / stage) in str(caught.value)
 
 
-@pytest.mark.parametrize("stage, shard", [("timeline", "data/*.parquet"), ("tokens", "arrays/code.bin")])
+@pytest.mark.parametrize(("stage", "shard"), [("timeline", "data/*.parquet"), ("tokens", "arrays/code.bin")])
 def test_a_shard_cut_short_is_noticed_and_named(copy: Path, stage: str, shard: str):
     path = largest(copy / stage, shard)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

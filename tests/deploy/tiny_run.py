@@ -1,4 +1,4 @@
-"""What the tests of this folder run: two tasks that have labels, one that cannot, and a model that trains in seconds."""
+"""What the tests of this folder run: two tasks with labels, one without, a model that trains in seconds."""
 
 from ehrseq.models.config import ModelConfig
 from ehrseq.training.config import TrainConfig
