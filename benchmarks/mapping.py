@@ -1,0 +1,171 @@
+"""Time `ehrseq map` on laboratory tables against reading the same CSV and writing it as bucketed Parquet.
+
+    python benchmarks/mapping.py --rows 1000000 --seed 0
+
+Rows are invented results in MIMIC-IV's columns (labevents.csv.gz with its dictionary and patients), mapped by a
+source that takes labevents, d_labitems and patients from the shipped mimic_iv. Measured end to end: CSV.gz, join,
+Observation, columnar validation, bucketed Parquet. Floor: polars reads the CSV.gz with types, sorts by patient and
+writes as many Parquet files. `--ndjson` also times NDJSON of the result.
+"""
+
+import argparse
+import gzip
+import json
+import platform
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+import ehrseq
+from ehrseq.core import progress
+from ehrseq.core.dataset import versions
+from ehrseq.core.measure import Meter
+from ehrseq.fhir.ndjson import write_ndjson
+
+ROWS_PER_PATIENT = 500
+SOURCE = """\
+source: bench
+timezone: UTC
+subject: subject_id
+constants: {systems: {lab: "http://bench.test/lab", category: "http://terminology.hl7.org/CodeSystem/observation-category"}}
+tables:
+  patients: {columns: {subject_id: integer, gender: string}}
+  labevents: {columns: {labevent_id: integer, subject_id: integer, itemid: integer, charttime: datetime,
+    storetime: datetime, value: string, valuenum: number, valueuom: string, flag: string}}
+  d_labitems: {shared: true, columns: {itemid: integer, label: string}}
+"""
+PATIENTS = """\
+version: 1
+resource: Patient
+from: patients
+key: [subject_id]
+ignore: {gender: not timed}
+template: {active: true}
+"""
+LABEVENTS = """\
+version: 1
+resource: Observation
+from: labevents
+join: {d_labitems: itemid}
+key: [labevent_id]
+skip: [{when: "value IS NULL AND valuenum IS NULL", reason: no result}]
+winner: [storetime]
+template:
+  status: "'final'"
+  category: [{coding: [{system: $systems.category, code: "'laboratory'"}]}]
+  code: {coding: [{system: $systems.lab, code: itemid, display: label}]}
+  subject: {$reference: {patients: subject_id}}
+  effectiveDateTime: {$datetime: charttime}
+  issued: {$datetime: storetime}
+  valueQuantity: {$quantity: {value: valuenum, unit: valueuom, text: value}}
+  interpretation: [{text: flag}]
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--ndjson", action="store_true")
+    chosen = parser.parse_args()
+    progress.set_quiet(True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data, source = tables(folder / "data", chosen.rows, chosen.seed), mappings(folder / "source")
+        meter = Meter()
+        fhir = ehrseq.map(source, data, folder / "fhir", validate="none", workers=chosen.workers).out
+        spent = meter.read()
+        shards = sorted((fhir / "Observation").glob("*.parquet"))
+        floor = floor_of(data, folder / "floor", len(shards))
+        report("map", chosen.rows, spent, "polars reads, sorts by patient and writes the same rows", floor)
+        if chosen.ndjson:
+            meter, rows = Meter(), 0
+            for shard in shards:
+                rows += write_ndjson(pl.read_parquet(shard), "Observation", folder / f"{shard.stem}.ndjson")
+            report(
+                "map.ndjson",
+                rows,
+                meter.read(),
+                "polars reads, sorts by patient and writes the same rows",
+                floor,
+            )
+
+
+def report(name: str, rows: int, spent: dict[str, float], floor_name: str, floor: float) -> None:
+    """One JSON line."""
+    record = {
+        "name": name,
+        "rows": rows,
+        **spent,
+        "rows_per_cpu_second": round(rows / spent["cpu_seconds"]),
+        "floor": {"name": floor_name, "cpu_seconds": floor},
+        "ratio_to_floor": round(spent["cpu_seconds"] / floor, 2),
+        "versions": versions(),
+        "device": platform.processor() or platform.machine(),
+    }
+    print(json.dumps(record), flush=True)
+
+
+def mappings(folder: Path) -> Path:
+    """The source of this benchmark."""
+    folder.mkdir()
+    for name, text in {"source": SOURCE, "patients": PATIENTS, "labevents": LABEVENTS}.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def tables(folder: Path, rows: int, seed: int) -> Path:
+    """Invented laboratory tables, written a million rows at a time."""
+    folder.mkdir()
+    people = -(-rows // ROWS_PER_PATIENT)
+    pl.DataFrame({"subject_id": np.arange(1, people + 1), "gender": "F"}).write_csv(folder / "patients.csv")
+    items = pl.DataFrame({"itemid": np.arange(50_000, 51_000)}).with_columns(
+        label=pl.format("Test {}", "itemid")
+    )
+    items.write_csv(folder / "d_labitems.csv")
+    rng = np.random.default_rng(seed)
+    with gzip.open(folder / "labevents.csv.gz", "wb", compresslevel=1) as stream:
+        for start in range(0, rows, 1_000_000):
+            frame = results(rng, start, min(1_000_000, rows - start))
+            stream.write(frame.write_csv(include_header=start == 0).encode())
+    return folder
+
+
+def results(rng: np.random.Generator, start: int, count: int) -> pl.DataFrame:
+    """Rows start.. of labevents."""
+    number = start + np.arange(count)
+    value = np.round(rng.gamma(4, 20, count), 1)
+    charted = pl.Series(5_000_000_000 + number % ROWS_PER_PATIENT * 3_600 + rng.integers(0, 60, count) * 60)
+    chart = pl.from_epoch(charted, "s")
+    stored = pl.from_epoch(charted + pl.Series(rng.integers(20, 200, count) * 60), "s")
+    form = "%Y-%m-%d %H:%M:%S"
+    return pl.DataFrame(
+        {
+            "labevent_id": number + 1,
+            "subject_id": number // ROWS_PER_PATIENT + 1,
+            "itemid": rng.integers(50_000, 51_000, count),
+            "charttime": chart.dt.strftime(form),
+            "storetime": stored.dt.strftime(form),
+            "value": pl.Series(value).cast(pl.String),
+            "valuenum": value,
+            "valueuom": np.array(["mg/dL", "mmol/L", "%", "K/uL"])[rng.integers(0, 4, count)],
+            "flag": np.array(["", "abnormal"])[(rng.random(count) < 0.3).astype(int)],
+        }
+    )
+
+
+def floor_of(data: Path, out: Path, files: int) -> float:
+    """CPU seconds of reading with types, sorting by patient and writing as many files."""
+    out.mkdir()
+    meter = Meter()
+    frame = pl.read_csv(data / "labevents.csv.gz", try_parse_dates=True).sort("subject_id")
+    for number, part in enumerate(frame.iter_slices(-(-frame.height // files))):
+        part.write_parquet(out / f"{number}.parquet", compression="zstd")
+    return meter.read()["cpu_seconds"]
+
+
+if __name__ == "__main__":
+    main()

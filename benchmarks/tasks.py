@@ -1,0 +1,120 @@
+"""Time `ehrseq label` on a timeline against reading the columns it needs.
+
+    python benchmarks/tasks.py --rows 2000000 --seed 0
+
+Rows are invented events of stays (2,000 events a subject, every 200th starts or ends a stay) in 8 shards; the task
+is the shipped in-hospital mortality. Floor: polars reads subject, time, code and value of every shard. The median
+of `--runs` after one warm-up.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ehrseq.core import progress
+from ehrseq.core.dataset import Build, versions
+from ehrseq.core.measure import Meter, peak_rss_bytes
+from ehrseq.tasks.extract import label
+from ehrseq.timeline.meds import CODES
+from ehrseq.timeline.schema import Code, Event
+
+SHARDS, EVENTS_PER_SUBJECT, EVENTS_PER_STAY = 8, 2_000, 200
+COLUMNS = ["subject_id", "time", "code", "numeric_value"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=int, default=3)
+    chosen = parser.parse_args()
+    progress.set_quiet(True)
+    with tempfile.TemporaryDirectory() as folder:
+        timeline = invented(Path(folder) / "timeline", chosen.rows, chosen.seed)
+        shards = sorted((timeline / "data").iterdir())
+        floor = cost(lambda: [pl.read_parquet(path, columns=COLUMNS) for path in shards], chosen.runs)[
+            "cpu_seconds"
+        ]
+        spent = cost(
+            lambda: label("in_hospital_mortality_24h", timeline, Path(folder) / "labels", force=True),
+            chosen.runs,
+        )
+        record = {
+            "name": "label",
+            "rows": chosen.rows,
+            **spent,
+            "rows_per_cpu_second": round(chosen.rows / spent["cpu_seconds"]),
+            "peak_rss_bytes": peak_rss_bytes(),
+            "floor": {"name": "polars reads the four columns", "cpu_seconds": floor},
+            "ratio_to_floor": round(spent["cpu_seconds"] / floor, 2),
+            "versions": versions(),
+            "device": platform.processor() or platform.machine(),
+        }
+        print(json.dumps(record))
+
+
+def cost(work: Callable[[], object], runs: int) -> dict[str, float]:
+    """Median seconds and CPU seconds."""
+    work()
+    readings = []
+    for _ in range(runs):
+        meter = Meter()
+        work()
+        readings.append(meter.read())
+    return {
+        name: round(statistics.median(reading[name] for reading in readings), 3)
+        for name in ("seconds", "cpu_seconds")
+    }
+
+
+def invented(folder: Path, rows: int, seed: int) -> Path:
+    """A timeline of subjects who are born, stay, are measured, leave, and sometimes die."""
+    rng = np.random.default_rng(seed)
+    subject = np.arange(rows) // EVENTS_PER_SUBJECT
+    place = np.arange(rows) % EVENTS_PER_SUBJECT
+    in_stay = place % EVENTS_PER_STAY
+    dead = rng.random(rows) < 0.1
+    code = np.array([f"Observation//local//{number}" for number in range(1_000)])[
+        rng.integers(0, 1_000, rows)
+    ].astype(object)
+    code[in_stay == 1] = "Encounter.start//ActCode//IMP"
+    code[in_stay == EVENTS_PER_STAY - 1] = "Encounter.end//ActCode//IMP//home"
+    code[(in_stay == EVENTS_PER_STAY - 1) & dead] = "Encounter.end//ActCode//IMP//exp"
+    code[place == 0] = "MEDS_BIRTH"
+    hours = np.where(place == 0, -500_000, place + 1)
+    frame = pl.DataFrame(
+        {
+            "subject_id": subject,
+            "time": pl.Series(hours * 3_600_000_000, dtype=pl.Int64).cast(pl.Datetime("us")),
+            "code": pl.Series(code.tolist()),
+            "numeric_value": rng.normal(size=rows).astype(np.float32),
+        }
+    )
+    known = {"resource_type": "Observation", "resource_id": "o", "modality": "record"}
+    blank = [
+        pl.lit(None, dtype).alias(name)
+        for name, dtype in Event.polars_schema().items()
+        if name not in frame.columns
+    ]
+    whole = frame.with_columns(blank).with_columns(**{name: pl.lit(text) for name, text in known.items()})
+    whole = whole.select(Event.polars_schema().names())
+    codes = whole.group_by("code").agg(events=pl.len().cast(pl.Int64)).sort("code")
+    codes = codes.with_columns(
+        description=pl.lit(None, pl.String), parent_codes=pl.lit(None, pl.List(pl.String))
+    )
+    with Build(folder, kind="timeline", config={}, inputs=[]) as build:
+        for shard in range(SHARDS):
+            build.write(f"data/{shard:04d}.parquet", whole.filter(pl.col("subject_id") % SHARDS == shard))
+        build.write(CODES, codes.select(Code.polars_schema().names()))
+    return folder
+
+
+if __name__ == "__main__":
+    main()
