@@ -318,6 +318,8 @@ class _Checker:
         elif target is None:
             hint = closest(node.mapping, self.others)
             self._say(node.where, f"no mapping `{node.mapping}` to refer to.{hint}")
+        elif not elements.is_resource(target.resource):
+            pass  # reported where it stands
         elif element.targets and target.resource not in element.targets and "Resource" not in element.targets:
             self._say(
                 node.where,
