@@ -56,8 +56,30 @@ class TerminatedError(EhrseqError):
 def main() -> NoReturn:
     """Entry point of the command `ehrseq`."""
     signal.signal(signal.SIGTERM, _terminate)
-    app()
-    sys.exit(ExitCode.DONE)
+    as_json = "--json" in sys.argv[1:]
+    try:
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        verb, message = _usage(error)
+        _fail(verb, as_json, message, int(ExitCode.USAGE))
+    except EhrseqError as error:  # SIGTERM outside a verb's work
+        _fail("", as_json, str(error), int(error.exit_code))
+    except typer.Abort:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.DONE)
+    sys.exit(code if isinstance(code, int) else ExitCode.DONE)
+
+
+def _usage(error: typer.TyperException) -> tuple[str, str]:
+    """The verb, and what is wrong with the command line."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "ehrseq"
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if "\n" in message:  # a verb without arguments: its help
+        return path.partition(" ")[2], f"`{path}` needs arguments.\n{message}"
+    return path.partition(" ")[2], f"{message.rstrip('.')}. See `{path} --help`."
 
 
 def _terminate(_: int, __: FrameType | None) -> None:
@@ -244,7 +266,8 @@ def show(
     token: Annotated[
         int | None, typer.Option(help="Trace this token of the subject to its source row.")
     ] = None,
-    rows: Annotated[int, typer.Option(help="Lines to print.")] = 40,
+    rows: Annotated[int, typer.Option(help="Events or tokens to print.")] = 40,
+    as_json: Json = False,
 ) -> None:
     """Show a dataset, a patient's timeline, or where a token came from."""
 
@@ -253,7 +276,7 @@ def show(
 
         return ehrseq.show(data, subject=subject, token=token, rows=rows)
 
-    _do("show", False, True, work)
+    _do("show", as_json, True, work)
 
 
 @app.command()
@@ -326,6 +349,7 @@ def preview(
     data: Annotated[Path, typer.Argument(help="Folder of the source's tables.")],
     mapping: Annotated[str, typer.Argument(help="The mapping to look at.")],
     rows: Annotated[int, typer.Option(help="Rows to show.")] = 3,
+    as_json: Json = False,
 ) -> None:
     """Show source rows beside the resources they make."""
 
@@ -334,7 +358,7 @@ def preview(
 
         return preview(source, data, mapping, rows=rows)
 
-    _do("mappings preview", False, True, work)
+    _do("mappings preview", as_json, True, work)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ def summary(verb: str, outcome: Any, code: int = 0) -> dict[str, Any]:
         return {**head, **result_summary(outcome)}
     if hasattr(outcome, "summary"):
         return {**head, **outcome.summary()}
+    if isinstance(outcome, list):
+        return {**head, "rows": [vars(item) for item in outcome]}
     from ehrseq.mapping.listing import as_dict
 
     return {**head, **as_dict(outcome)}

@@ -14,7 +14,8 @@ ids = st.sampled_from(["1", "2", "3", "9", "", "x"])
 times = st.sampled_from(["2020-01-01 09:00:00", "2020-02-30 09:00:00", "", "soon"])
 labs = st.lists(
     st.tuples(ids, ids, st.sampled_from(["5", "6", "77", ""]), ids, times, times,
-              st.sampled_from(["1.5", "", "NaN", "much"]), st.sampled_from(["", "<5", "POSITIVE"]), st.sampled_from(["", "mg/dL"])),
+              st.sampled_from(["1.5", "", "NaN", "much"]), st.sampled_from(["", "<5", "POSITIVE"]),
+              st.sampled_from(["", "mg/dL"])),
     max_size=12,
 )  # fmt: skip
 patients = st.lists(
