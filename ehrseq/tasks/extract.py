@@ -1,6 +1,7 @@
 """`ehrseq label`: find a task's cohort in a timeline, and its labels.
 
-Each candidate is a trigger event. Windows are laid out from it one endpoint after another; a candidate leaves when a
+Each moment with a trigger event is a candidate. Windows are laid out from it one endpoint after another; a candidate
+leaves when a
 moment does not exist in its record or a window has too few or too many of something, and is counted by that reason.
 """
 
@@ -18,7 +19,8 @@ from ehrseq.core.files import sha256_file
 from ehrseq.core.manifest import Account, read_manifest
 from ehrseq.core.progress import log
 from ehrseq.core.schema import Required, Schema
-from ehrseq.tasks.definition import ANY_EVENT, Plain, Task, find_task, load_task
+from ehrseq.tasks.definition import find_task, load_task
+from ehrseq.tasks.language import ANY_EVENT, RECORD_END, RECORD_START, Plain, Task
 from ehrseq.tasks.windows import candidates, lay_out
 from ehrseq.timeline.meds import CODES
 from ehrseq.timeline.schema import Event
@@ -65,13 +67,14 @@ def label(task: str | Path, timeline: Path, out: Path, *, workers: int = 1, forc
     if all labels are the same; SchemaError if `timeline` is no timeline.
     """
     definition, timeline = load_task(task), Path(timeline)
+    manifest = read_manifest(timeline, "timeline")
     config = {"task": definition.name, "definition": sha256_file(find_task(task))}
     with Build(
         Path(out), kind="labels", config=config, inputs=[input_of("timeline", timeline)], force=force
     ) as build:
         if not build.unchanged:
             codes = _codes(definition, timeline)
-            shards = [Path(s.path) for s in read_manifest(timeline).shards if s.path.startswith("data/")]
+            shards = [Path(s.path) for s in manifest.shards if s.path.startswith("data/")]
             jobs = [_Job(definition, timeline / path, build.path(path.as_posix()), codes) for path in shards]
             found = run_tasks(_label_shard, jobs, workers=workers, what="shards")
             _keep_books(build, definition, shards, found)
@@ -112,10 +115,11 @@ def _label_shard(job: _Job) -> _Found:
     wanted = sorted({code for codes in job.codes.values() for code in codes})
     events = pl.scan_parquet(job.shard).select(Event.subject_id, Event.time, Event.code, Event.numeric_value)
     events = events.filter(pl.col(Event.time).is_not_null())
-    if not _uses_any_event(task):
-        events = events.filter(pl.col(Event.code).is_in(wanted))
+    if ANY_EVENT not in task.names:
+        events = events.filter(_needed(task, wanted))
     moments, rows = candidates(task, events.collect(), job.codes)
-    triggers = rows.height
+    triggers = int(moments[task.trigger].sum())
+    at_once = triggers - rows.height
     rows, left = lay_out(task, moments, rows)
     labels = (
         rows.select(
@@ -126,6 +130,7 @@ def _label_shard(job: _Job) -> _Found:
         .unique([Label.subject_id, Label.prediction_time], keep="first", maintain_order=True)
         .sort(Label.subject_id, Label.prediction_time)
     )
+    left[f"at the same moment as another {task.trigger}"] += at_once
     left["another candidate has the same prediction time"] += rows.height - labels.height
     Label.check(labels)
     write_parquet(labels, job.out)
@@ -133,13 +138,14 @@ def _label_shard(job: _Job) -> _Found:
     return _Found(triggers, labels.height, positives, labels[Label.subject_id].n_unique(), +left)
 
 
-def _uses_any_event(task: Task) -> bool:
-    bounds = [
-        name
-        for window in task.windows.values()
-        for name in (*window.has, window.start.predicate, window.end.predicate)
-    ]
-    return ANY_EVENT in (task.trigger, task.label[1], *bounds)
+def _needed(task: Task, codes: Sequence[str]) -> pl.Expr:
+    """Events of `codes`, and where a record's own ends matter, its first and last event."""
+    time, needed = pl.col(Event.time), pl.col(Event.code).is_in(codes)
+    if RECORD_START in task.names:
+        needed |= time == time.min().over(Event.subject_id)
+    if RECORD_END in task.names:
+        needed |= time == time.max().over(Event.subject_id)
+    return needed
 
 
 def _keep_books(build: Build, task: Task, shards: Sequence[Path], found: Sequence[_Found]) -> None:

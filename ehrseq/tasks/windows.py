@@ -10,7 +10,17 @@ from typing import Literal
 
 import polars as pl
 
-from ehrseq.tasks.definition import ANY_EVENT, TRIGGER, Derived, Endpoint, Plain, Task, Window
+from ehrseq.tasks.language import (
+    ANY_EVENT,
+    RECORD_END,
+    RECORD_START,
+    TRIGGER,
+    Derived,
+    Endpoint,
+    Plain,
+    Task,
+    Window,
+)
 
 SUBJECT, TIME = "subject_id", "time"
 
@@ -18,17 +28,21 @@ SUBJECT, TIME = "subject_id", "time"
 def candidates(
     task: Task, events: pl.DataFrame, codes: Mapping[str, Sequence[str]]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Moments [subject_id, time, one UInt32 count a predicate], and candidates [subject_id, trigger]; both sorted."""
+    """Moments [subject_id, time, one UInt32 count a predicate], and candidates [subject_id, trigger]; both sorted.
+
+    `events` must hold each subject's first and last event if the task asks where the record starts or ends.
+    """
     flags = [
         _holds(one, codes[name]).alias(name)
         for name, one in task.predicates.items()
         if isinstance(one, Plain)
     ]
     moments = (
-        events.with_columns(*flags, pl.lit(True).alias(ANY_EVENT))
+        events.with_columns(*flags)
         .group_by(SUBJECT, TIME)
-        .agg(pl.col(ANY_EVENT, *codes).sum())
+        .agg(pl.col(*codes).sum())
         .sort(SUBJECT, TIME)
+        .with_columns(pl.lit(1, pl.UInt32).alias(ANY_EVENT), *_edges())
     )
     for name, one in task.predicates.items():
         if isinstance(one, Derived):
@@ -37,13 +51,22 @@ def candidates(
     return moments, rows
 
 
+def _edges() -> tuple[pl.Expr, pl.Expr]:
+    """Whether a moment is its subject's first, and last."""
+    time = pl.col(TIME)
+    return (
+        (time == time.min().over(SUBJECT)).cast(pl.UInt32).alias(RECORD_START),
+        (time == time.max().over(SUBJECT)).cast(pl.UInt32).alias(RECORD_END),
+    )
+
+
 def _holds(predicate: Plain, codes: Sequence[str]) -> pl.Expr:
-    value, holds = pl.col("numeric_value").cast(pl.Float64), pl.col("code").is_in(list(codes))
+    value, holds = pl.col("numeric_value"), pl.col("code").is_in(list(codes))
     if predicate.at_least is not None:
-        bound = predicate.at_least
+        bound = pl.lit(predicate.at_least, pl.Float32)  # 0.7 as float32 is less than 0.7 as float64
         holds &= (value >= bound) if predicate.least_inclusive else (value > bound)
     if predicate.at_most is not None:
-        bound = predicate.at_most
+        bound = pl.lit(predicate.at_most, pl.Float32)
         holds &= (value <= bound) if predicate.most_inclusive else (value < bound)
     return holds.fill_null(False)
 
@@ -63,11 +86,9 @@ def lay_out(task: Task, moments: pl.DataFrame, rows: pl.DataFrame) -> tuple[pl.D
         window, side = name.split(".")
         rows = _place(rows, moments, task.windows[window], side)
         endpoint: Endpoint = getattr(task.windows[window], side)
-        if endpoint.reference is not None:
-            found = rows.filter(pl.col(name).is_not_null())
-            which = "before" if endpoint.backward else "after"
-            left[f"no {endpoint.predicate} {which} {endpoint.reference}"] += rows.height - found.height
-            rows = found
+        found = rows.filter(pl.col(name).is_not_null())
+        left[_absent(endpoint)] += rows.height - found.height
+        rows = found
         placed.add(name)
         if {f"{window}.start", f"{window}.end"} <= placed:
             rows = _check(rows, moments, task.windows[window], left)
@@ -79,21 +100,30 @@ def lay_out(task: Task, moments: pl.DataFrame, rows: pl.DataFrame) -> tuple[pl.D
     return rows, left
 
 
+def _absent(endpoint: Endpoint) -> str:
+    """Why a candidate has no such moment."""
+    match endpoint.predicate:
+        case str(name) if name == RECORD_START:
+            return f"the record starts after {endpoint.reference}"
+        case str(name) if name == RECORD_END:
+            return f"the record ends before {endpoint.reference}"
+    return f"no {endpoint.predicate} {'before' if endpoint.backward else 'after'} {endpoint.reference}"
+
+
 def _place(rows: pl.DataFrame, moments: pl.DataFrame, window: Window, side: str) -> pl.DataFrame:
-    """Column `<window>.<side>`: a time, or null (the record's own end, or no such event)."""
+    """Column `<window>.<side>`: a time, or null if there is no such event."""
     endpoint: Endpoint = getattr(window, side)
     name = f"{window.name}.{side}"
-    if endpoint.reference is None:
-        return rows.with_columns(pl.lit(None, pl.Datetime("us")).alias(name))
     if endpoint.predicate is None:
         return rows.with_columns((pl.col(endpoint.reference) + pl.lit(endpoint.offset)).alias(name))
-    # as in ACES, an event at the reference itself bounds the window only where the window takes that moment in
-    both = window.start_inclusive and window.end_inclusive
+    # as es-aces does: an event at the reference itself is the one looked for if this end of the window is inclusive
+    # and the reference is the window's other end
+    inclusive = window.end_inclusive if side == "end" else window.start_inclusive
     events = moments.filter(pl.col(endpoint.predicate) > 0).select(SUBJECT, TIME, pl.col(TIME).alias(name))
     return _asof(
         rows, events, endpoint.reference,
         strategy="backward" if endpoint.backward else "forward",
-        exact=both if endpoint.backward else window.start_inclusive,
+        exact=inclusive and endpoint.reference.startswith(f"{window.name}."),
     )  # fmt: skip
 
 
@@ -134,16 +164,7 @@ def _count(
         SUBJECT, TIME, pl.col(predicate).cast(pl.Int64).cum_sum().over(SUBJECT).alias("_sum")
     )
     for side, exact in (("start", not window.start_inclusive), ("end", window.end_inclusive)):
-        endpoint: Endpoint = getattr(window, side)
-        if endpoint.reference is not None:
-            rows = _asof(rows, running, f"{window.name}.{side}", strategy="backward", exact=exact)
-        else:
-            total = running.group_by(SUBJECT).agg(pl.col("_sum").max())
-            rows = (
-                rows.join(total, on=SUBJECT, how="left", maintain_order="left")
-                if side == "end"
-                else rows.with_columns(_sum=pl.lit(0))
-            )
+        rows = _asof(rows, running, f"{window.name}.{side}", strategy="backward", exact=exact)
         rows = rows.rename({"_sum": f"_{side}"})
     count = pl.col("_end").fill_null(0) - pl.col("_start").fill_null(0)
     return rows.with_columns(count.clip(lower_bound=0).alias(alias)).drop("_start", "_end")

@@ -1,0 +1,90 @@
+"""What a task file says, as plain values: predicates, moments, windows.
+
+A *moment* is a subject and a time at which something was recorded. `_ANY_EVENT` holds once at every moment.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+ANY_EVENT = "_ANY_EVENT"
+RECORD_START = "_RECORD_START"
+RECORD_END = "_RECORD_END"
+TRIGGER = "trigger"
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Events with one of these codes, or a code in which `regex` is found, and a value within bounds.
+
+    Values are float32, so bounds are compared as float32 too: 0.7 is at least 0.7.
+    """
+
+    codes: tuple[str, ...] = ()
+    regex: str | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    least_inclusive: bool = False
+    most_inclusive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """Moments at which all of (`and`) or at least one of (`or`) the named predicates hold."""
+
+    operator: str
+    of: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a window starts or ends: `reference` moved by `offset`, or the moment of `predicate` after or before it.
+
+    `reference` is "trigger", "<window>.start" or "<window>.end". The record's own start and end (null in the file)
+    are the moments RECORD_START before the window's end and RECORD_END after its start.
+    """
+
+    reference: str
+    offset: timedelta = timedelta(0)
+    predicate: str | None = None
+    backward: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of time with bounds on how many events of a predicate it holds: `has[name] = (least, most)`."""
+
+    name: str
+    start: Endpoint
+    end: Endpoint
+    start_inclusive: bool
+    end_inclusive: bool
+    has: Mapping[str, tuple[int | None, int | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A checked task. `endpoints` are the windows' ends in an order in which each needs only earlier ones.
+
+    `index` is the endpoint that is the prediction time; `label` the (window, predicate) whose presence is true.
+    """
+
+    name: str
+    description: str
+    predicates: Mapping[str, Plain | Derived]
+    trigger: str
+    windows: Mapping[str, Window]
+    endpoints: tuple[str, ...]
+    index: str
+    label: tuple[str, str]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All predicates that the trigger, the windows and the expressions name, built-in ones included."""
+        ends = [end for window in self.windows.values() for end in (window.start, window.end)]
+        return frozenset(
+            [self.trigger, self.label[1]]
+            + [name for window in self.windows.values() for name in window.has]
+            + [end.predicate for end in ends if end.predicate]
+            + [part for one in self.predicates.values() if isinstance(one, Derived) for part in one.of]
+        )
