@@ -6,65 +6,23 @@ rule left it out). The first of these that is true for any mapping of the row co
 
 from collections.abc import Mapping as Map
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from polars.exceptions import ColumnNotFoundError, ComputeError, InvalidOperationError, PolarsError
 
-from ehrseq.core.manifest import Account
+from ehrseq.core.errors import MappingError
 from ehrseq.fhir import validate
-from ehrseq.mapping.compile import Plan
+from ehrseq.mapping.compile import Link, Plan
 from ehrseq.mapping.rows import common_dtype
-from ehrseq.mapping.specification import Explode, Join
+from ehrseq.mapping.specification import Explode, Join, Mapping, expressions, walk
+from ehrseq.mapping.verdicts import Verdicts
 from ehrseq.sources.rejects import FILTERED, REJECTED, join_rejects, rejects
 
 _INDEX = "~index"  # the row of the table
 _LINE = "~line"  # the row after exploding
 NOTHING = "no value"
 _PROVENANCE = ("_mapping", "_file", "_row")
-
-
-@dataclass
-class Verdicts:
-    """The verdict on each row of one table of one bucket; rows are named by their index in it."""
-
-    height: int
-    used: NDArray[np.bool_]
-    rejected: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-    filtered: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-    made: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def on(cls, height: int) -> "Verdicts":
-        """No verdict yet on any of `height` rows."""
-        return cls(height, np.zeros(height, bool))
-
-    def mark(self, outcome: str, reason: str, index: pl.Series | NDArray[np.int64]) -> None:
-        """Reject or filter the rows at `index` for `reason`."""
-        book = self.rejected if outcome == REJECTED else self.filtered
-        book.setdefault(reason, np.zeros(self.height, bool))[np.asarray(index)] = True
-
-    def final(self, leftover: str) -> list[tuple[str, str, NDArray[np.bool_]]]:
-        """(outcome, reason, rows) of all rows that are not used; those without a verdict are filtered as `leftover`."""
-        open_rows, found = ~self.used, []
-        for outcome, book in ((REJECTED, self.rejected), (FILTERED, self.filtered)):
-            for reason, rows in book.items():
-                if (hit := open_rows & rows).any():
-                    found.append((outcome, reason, hit))
-                    open_rows = open_rows & ~hit
-        return [*found, (FILTERED, leftover, open_rows)] if open_rows.any() else found
-
-    def account(self, leftover: str) -> Account:
-        """The books of the table."""
-        account = Account(self.height, int(self.used.sum()), made=dict(self.made))
-        for outcome, reason, rows in self.final(leftover):
-            count = int(rows.sum())
-            account.add(
-                Account(rejected=count * (outcome == REJECTED), filtered=count * (outcome == FILTERED),
-                        reasons={reason: count})
-            )  # fmt: skip
-        return account
 
 
 @dataclass
@@ -95,7 +53,10 @@ def map_rows(
     state = _State(tables, lookups, known)
     for plan in plans:
         if plan.mapping.table in tables:
-            state.map(plan, check_references, full_validation)
+            try:
+                state.map(plan, check_references, full_validation)
+            except (ComputeError, InvalidOperationError) as error:
+                raise MappingError(_failing(plan.mapping, tables, error)) from None
     resources = {name: pl.concat(frames) for name, frames in sorted(state.resources.items()) if frames}
     return Mapped(resources, state.verdicts, join_rejects(state.rejects), _count(state.unmapped), state.ids)
 
@@ -117,6 +78,7 @@ class _State:
         self.verdicts = {name: Verdicts.on(frame.height) for name, frame in indexed.items()}
         self.lookups: dict[tuple[str, tuple[str, ...]], pl.DataFrame] = {}
         self.ids = dict(known)
+        self.whose: dict[str, pl.DataFrame] = {}
         self.resources: dict[str, list[pl.DataFrame]] = {}
         self.rejects: list[pl.DataFrame] = []
         self.unmapped: list[pl.DataFrame] = []
@@ -129,7 +91,7 @@ class _State:
             rows = self._explode(rows, plan, mapping.explode)
         rows = rows.with_row_index(_LINE)
         for join in mapping.joins:
-            rows = self._join(rows, join)
+            rows = self._join(rows, join, plan)
         for name, expression in plan.lets.items():
             rows = rows.with_columns(expression.alias(name))
         for skip in mapping.skips:
@@ -142,6 +104,12 @@ class _State:
             *(expression.alias(name) for name, expression in plan.leaves.items()),
             *(pl.sql_expr(sql).alias(f"~winner{index}") for index, sql in enumerate(mapping.winner)),
         )
+        for clock in plan.clocks:
+            good, message = (
+                pl.col(clock.column).is_not_null() | clock.reading.is_null(),
+                "clocks skipped this hour",
+            )
+            rows = self._keep(plan, rows, good, "clock", clock.element, message)
         rows = self._keep(plan, rows, pl.col("~id").is_not_null(), "key", "key", "part of the key is missing")
         if not mapping.gather:
             rows = self._winners(plan, rows)
@@ -192,8 +160,11 @@ class _State:
         ]
         return first, made.group_by("id", maintain_order=True).agg(gathered).select(made.columns)
 
-    def _join(self, rows: pl.DataFrame, join: Join) -> pl.DataFrame:
-        lookup = self._lookup(join)
+    def _join(self, rows: pl.DataFrame, join: Join, plan: Plan) -> pl.DataFrame:
+        """The rows with their partners, who belong to the same subject if they belong to any."""
+        mine, theirs = plan.owners.get(plan.mapping.table), plan.owners.get(join.table)
+        owned = mine is not None and theirs is not None and theirs not in join.right_keys
+        lookup = self._lookup(join, theirs if owned else None)
         names = {
             name: f"~joined {join.table}" if name == _INDEX else join.prefix + name
             for name in lookup.columns
@@ -201,6 +172,9 @@ class _State:
         }
         lefts, rights = [left for left, _ in join.on], list(join.right_keys)
         lookup = lookup.rename(names)
+        if owned:
+            lookup = lookup.with_columns(pl.col(names[str(theirs)]).alias("~whose"))
+            lefts, rights = [*lefts, str(mine)], [*rights, "~whose"]
         if join.asof is None:
             return rows.join(lookup, left_on=lefts, right_on=rights, how="left", maintain_order="left")
         left, right = join.asof
@@ -211,9 +185,9 @@ class _State:
             strategy="backward", coalesce=False, check_sortedness=False,
         ).sort(_LINE)  # fmt: skip
 
-    def _lookup(self, join: Join) -> pl.DataFrame:
-        """The table of a join, unique by its keys (and time)."""
-        keys = (*join.right_keys, *((join.asof[1],) if join.asof else ()))
+    def _lookup(self, join: Join, owner: str | None) -> pl.DataFrame:
+        """The table of a join, unique by its keys (and time), for each `owner` if given."""
+        keys = (*join.right_keys, *((join.asof[1],) if join.asof else ()), *((owner,) if owner else ()))
         if (join.table, keys) not in self.lookups:
             table = self.tables[join.table]
             if join.asof:
@@ -282,13 +256,11 @@ class _State:
         self, plan: Plan, rows: pl.DataFrame, made: pl.DataFrame
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Reject dangling references, again and again where a mapping refers to itself."""
-        name, prefix = plan.mapping.name, f"{plan.mapping.resource}/"
+        name = plan.mapping.name
         while True:
             before = rows.height
             for link in plan.links:
-                known = prefix + rows["~id"] if link.target == name else self.ids.get(link.target, _NO_IDS)
-                column = rows[link.column]
-                good = column.is_null() | column.is_in(known.implode())
+                good = self._resolves(plan, rows, link)
                 if not good.all():
                     self._reject(
                         plan,
@@ -301,6 +273,21 @@ class _State:
             if rows.height == before or all(link.target != name for link in plan.links):
                 return rows, made
 
+    def _resolves(self, plan: Plan, rows: pl.DataFrame, link: Link) -> pl.Series:
+        """Whether a reference is absent, or to what was made: for the same subject, if it was made for any."""
+        column, itself = rows[link.column], link.target == plan.mapping.name
+        whose = _whose(plan, rows) if itself else self.whose.get(link.target)
+        mine = plan.owners.get(plan.mapping.table)
+        if whose is None or mine is None:
+            known = (
+                f"{plan.mapping.resource}/" + rows["~id"] if itself else self.ids.get(link.target, _NO_IDS)
+            )
+            return column.is_null() | column.is_in(known.implode())
+        asked = rows.select(pl.col(link.column).alias("~to"), pl.col(mine).cast(pl.String).alias("~mine"))
+        found = asked.join(whose, on="~to", how="left", maintain_order="left")
+        same = (pl.col("~whose") == pl.col("~mine")).fill_null(False)
+        return found.select(pl.col("~to").is_null() | same).to_series()
+
     def _finish(self, plan: Plan, rows: pl.DataFrame, made: pl.DataFrame) -> None:
         mapping = plan.mapping
         verdicts = self.verdicts[mapping.table]
@@ -310,12 +297,49 @@ class _State:
             joined = rows[f"~joined {join.table}"].drop_nulls().unique()
             self.verdicts[join.table].used[joined.to_numpy()] = True
         self.ids[mapping.name] = f"{mapping.resource}/" + rows["~id"]
+        if (whose := _whose(plan, rows)) is not None:
+            self.whose[mapping.name] = whose
         for item in plan.translations:
             missing = rows.filter(pl.col(item.value).is_not_null() & pl.col(item.code).is_null())
             counted = missing.group_by(pl.col(item.value).alias("value")).agg(rows=pl.len().cast(pl.Int64))
             self.unmapped.append(counted.select(pl.lit(item.map).alias("map"), "value", "rows"))
         provenance = (pl.lit(mapping.label).alias("_mapping"), rows["_file"], rows["_row"])
         self.resources.setdefault(mapping.resource, []).append(made.with_columns(*provenance))
+
+
+def _whose(plan: Plan, rows: pl.DataFrame) -> pl.DataFrame | None:
+    """References to what the rows make, and the subject of each; None if they belong to no subject."""
+    owner = plan.owners.get(plan.mapping.table)
+    if owner is None:
+        return None
+    made = rows.select(
+        pl.format(f"{plan.mapping.resource}/{{}}", "~id").alias("~to"),
+        pl.col(owner).cast(pl.String).alias("~whose"),
+    )
+    return made.unique("~to", keep="first", maintain_order=True)
+
+
+def _failing(mapping: Mapping, tables: Map[str, pl.DataFrame], error: PolarsError) -> str:
+    """What to say of an expression that checks well and fails on the data, of which nothing is quoted."""
+    place, found = mapping.document.at(("template",)), "an expression"
+    casts = [
+        (mapping.document.at(node.where), sql)
+        for _, node in walk(mapping.template)
+        for _, sql in expressions(node)
+    ]
+    for where, sql in casts:
+        try:
+            tables[mapping.table].select(pl.sql_expr(sql))
+        except ColumnNotFoundError:
+            continue  # of a join
+        except PolarsError:
+            if "CAST" in sql.upper() and "TRY_CAST" not in sql.upper():
+                place, found = where, f"`{sql}`"
+                break
+    return (
+        f"{place}  {found} fails on the data ({type(error).__name__}). Use TRY_CAST(… AS …) where a cast may "
+        "fail; it gives null."
+    )
 
 
 _NO_IDS = pl.Series([], dtype=pl.String)

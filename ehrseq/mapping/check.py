@@ -117,6 +117,7 @@ def check(folder: Path) -> tuple[MappingSet | None, list[Problem]]:
             problems.append(_problem(error))
     if not found and not problems:
         problems.append(Problem(str(folder), "holds no mapping files (*.yaml beside source.yaml)."))
+    problems += _strange_subjects(source)
     unread = bool(problems)
     by_name = {mapping.name: mapping for mapping in found}
     for mapping in found:
@@ -186,6 +187,20 @@ def _unmapped_tables(source: Source, mappings: list[Mapping]) -> list[Problem]:
         for name, table in source.tables.items()
         if name not in used and table.skip is None
     ]
+
+
+def _strange_subjects(source: Source) -> list[Problem]:
+    """Tables whose subject column has another type than that of the others: their rows would never meet."""
+    mapped = [table for table in source.tables.values() if table.subject and table.skip is None]
+    found = []
+    for table in mapped[1:]:
+        kind, usual = table.columns[table.subject or ""], mapped[0].columns[mapped[0].subject or ""]
+        if kind != usual:
+            message = f"`{table.subject}` is {kind} in table {table.name}, but {usual} in {mapped[0].name}."
+            found.append(
+                Problem(str(source.folder / "source.yaml"), f"{message} A patient has one type of number.")
+            )
+    return found
 
 
 def _ordered(mappings: list[Mapping]) -> tuple[list[Mapping], list[Problem]]:

@@ -5,7 +5,7 @@ Each leaf is computed once into a column of its own (`~3.value`); nesting only r
 
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 
 import polars as pl
 
@@ -52,10 +52,19 @@ class Translation:
 
 
 @dataclass(frozen=True)
+class Clock:
+    """A clock reading to check: its column, the expression behind it, the element it stands in."""
+
+    column: str
+    reading: pl.Expr
+    element: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """A compiled mapping. `lets` one after the other, then `leaves`, then `resource` over them.
 
-    `schema` is that of the resource type.
+    `schema` is that of the resource type; `owners` gives the subject column of every table that has one.
     """
 
     mapping: Mapping
@@ -66,9 +75,11 @@ class Plan:
     resource: list[pl.Expr]
     links: list[Link] = field(default_factory=list)
     translations: list[Translation] = field(default_factory=list)
+    clocks: list[Clock] = field(default_factory=list)
+    owners: Map[str, str] = field(default_factory=dict)
 
 
-@cache
+@lru_cache(maxsize=8)
 def compile_mappings(mappings: MappingSet) -> tuple[Plan, ...]:
     """Plans in the order of the mappings; all mappings to one type share that type's schema."""
     schemas = resource_schemas(mappings)
@@ -131,6 +142,7 @@ class _Compiler:
         self.leaves: dict[str, pl.Expr] = {}
         self.links: list[Link] = []
         self.translations: list[Translation] = []
+        self.clocks: list[Clock] = []
         self.count = 0
 
     def plan(self, schema: pl.Schema) -> Plan:
@@ -149,7 +161,8 @@ class _Compiler:
         }
         return Plan(
             self.mapping, schema, lets, resource_id(self.mapping.id_prefix, keys), self.leaves, columns,
-            self.links, self.translations,
+            self.links, self.translations, self.clocks,
+            {name: table.subject for name, table in self.mappings.source.tables.items() if table.subject},
         )  # fmt: skip
 
     def _leaf(self, role: str, expression: pl.Expr) -> str:
@@ -165,7 +178,7 @@ class _Compiler:
             case Expression(sql=sql):
                 return self._single("value", _as(pl.sql_expr(sql), dtype), literal=not _columns(sql))
             case DateTime(sql=sql):
-                return self._single("value", self._datetime(sql, type_name))
+                return self._datetime(sql, type_name, path)
             case Base64(sql=sql):
                 return self._single("value", pl.sql_expr(sql).str.encode("base64"))
             case Reference():
@@ -269,16 +282,18 @@ class _Compiler:
         ]
         return _wrap(pl.struct(made), leaves)
 
-    def _datetime(self, sql: str, type_name: str) -> pl.Expr:
+    def _datetime(self, sql: str, type_name: str, path: str) -> _Built:
         expression = pl.sql_expr(sql)
         found = pl.LazyFrame(schema=self.row_schema).select(expression.alias("x")).collect_schema()["x"]
         if type_name == "date" or found == pl.Date:
-            return expression.dt.to_string("%Y-%m-%d")
+            return self._single("value", expression.dt.to_string("%Y-%m-%d"))
         zone = self.mappings.source.timezone
         if zone == "UTC":
-            return expression.dt.to_string("%Y-%m-%dT%H:%M:%S%.f+00:00")
+            return self._single("value", expression.dt.to_string("%Y-%m-%dT%H:%M:%S%.f+00:00"))
         local = expression.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-        return local.dt.to_string("%Y-%m-%dT%H:%M:%S%.f%:z")
+        built = self._single("value", local.dt.to_string("%Y-%m-%dT%H:%M:%S%.f%:z"))
+        self.clocks += [Clock(name, expression, path) for name in built.leaves]
+        return built
 
 
 def _wrap(expression: pl.Expr, leaves: tuple[str, ...]) -> _Built:

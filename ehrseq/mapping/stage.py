@@ -4,6 +4,7 @@ The first pass spills typed rows into subject buckets, the second maps each buck
 by the largest bucket. The store does not depend on the number of workers.
 """
 
+import os
 import shutil
 from collections.abc import Mapping as Map
 from collections.abc import Sequence
@@ -14,12 +15,12 @@ from typing import Literal
 import polars as pl
 
 from ehrseq.core.dataset import Build, Result, write_parquet
-from ehrseq.core.errors import ConfigError, DataQualityError
+from ehrseq.core.errors import ConfigError, DataQualityError, MappingError, SourceError
 from ehrseq.core.executor import run_tasks
 from ehrseq.core.files import sha256_file
 from ehrseq.core.manifest import Account, Input, total
 from ehrseq.core.progress import log
-from ehrseq.mapping.bucket import UNMAPPED, Verdicts, map_rows
+from ehrseq.mapping.bucket import UNMAPPED, map_rows
 from ehrseq.mapping.check import find_source, fingerprint, load_mappings
 from ehrseq.mapping.compile import compile_mappings, resource_schemas
 from ehrseq.mapping.specification import MappingSet
@@ -32,6 +33,7 @@ from ehrseq.mapping.spill import (
     spill,
     spill_tasks,
 )
+from ehrseq.mapping.verdicts import Verdicts
 from ehrseq.sources.rejects import FILTERED, Reject, join_rejects, rejects
 from ehrseq.sources.tables import find_tables
 
@@ -78,6 +80,10 @@ def map(
     """
     if validate not in _FRACTION:
         raise ConfigError(f"--validate {validate}: expected sample, full or none.")
+    if not 0 <= max_reject_fraction <= 1:
+        raise ConfigError(
+            f"--max-reject-fraction {max_reject_fraction:g}: expected 0 to 1, e.g. 0.05 for 5 %."
+        )
     folder = find_source(source)
     mappings = load_mappings(folder)
     files = find_tables(mappings.source, Path(data))
@@ -85,9 +91,7 @@ def map(
     config = {"source": mappings.source.name, "version": mappings.source.version, "mappings": fingerprint(folder),
               "buckets": buckets, "validate": validate, "max_reject_fraction": max_reject_fraction}  # fmt: skip
     inputs = [
-        Input(path.relative_to(data).as_posix(), sha256_file(path))
-        for paths in files.values()
-        for path in paths
+        Input(path.relative_to(data).as_posix(), _sha256(path)) for paths in files.values() for path in paths
     ]
     with Build(out, kind="fhir", config=config, inputs=inputs, force=force) as build:
         if not build.unchanged:
@@ -109,6 +113,15 @@ def map(
     return build.result
 
 
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise SourceError(
+            f"{path}: cannot be read: {error.strerror}. Check the file and its permissions."
+        ) from error
+
+
 def _first_pass(
     mappings: MappingSet, files: Map[str, list[Path]], data: Path, spilled: Path, buckets: int, workers: int
 ) -> dict[str, Account]:
@@ -126,6 +139,10 @@ def _first_pass(
 def _map_bucket(task: _BucketTask) -> _BucketReport:
     """Map one bucket and write its shards; runs in a worker."""
     mappings = load_mappings(task.mappings)
+    if fingerprint(task.mappings) != task.fingerprint:
+        raise MappingError(
+            f"{task.mappings}: the mappings were changed while they ran. Run the command again."
+        )
     plans = compile_mappings(mappings)
     lookups = read_spilled(mappings.source, task.spilled, SHARED)
     ids = task.spilled / "ids"
@@ -209,12 +226,14 @@ def _merged(verdicts: Sequence[Verdicts]) -> Verdicts:
 
 def _gate(build: Build, out: Path, limit: float) -> None:
     """Refuse the store when too many rows were rejected; leave the rejects where the user finds them."""
-    books = total(build.accounts.values())
+    books, beside = total(build.accounts.values()), Path(f"{out}.rejects.parquet")
     if not books.rows_in or books.rejected <= limit * books.rows_in:
+        beside.unlink(missing_ok=True)  # of a refused run before: it says nothing of this store
         return
     rejected = pl.scan_parquet(build.folder / "rejects" / "*.parquet").filter(outcome="rejected").collect()
-    beside = Path(f"{out}.rejects.parquet")
-    write_parquet(rejected, beside)
+    whole = build.path("refused.parquet")
+    write_parquet(rejected, whole)
+    os.replace(whole, beside)
     worst = (
         rejected.group_by("table", "rule").len().sort("len", "table", "rule", descending=[True, False, False])
     )

@@ -61,7 +61,10 @@ _SOURCE_KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One declared table. `subject` is the column that names the subject; None for shared tables."""
+    """One declared table. `subject` is the column that names the subject; None for shared tables.
+
+    `timezone` is that of the source: clocks that come with an offset are turned into its wall clock.
+    """
 
     name: str
     columns: Mapping[str, str]
@@ -77,6 +80,7 @@ class Table:
     encoding: str = "utf-8"
     may_lack: frozenset[str] = frozenset()
     ignore_case: bool = False
+    timezone: str = "UTC"
 
     @property
     def header(self) -> list[str]:
@@ -120,7 +124,7 @@ def parse_source(document: Document, folder: Path) -> Source:
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise MappingError(f"{document.at(('timezone',))}  `{zone}` is not an IANA time zone.") from error
     subject = value.get("subject")
-    tables = {name: _table(document, name, subject) for name in value["tables"]}
+    tables = {name: _table(document, name, subject, zone) for name in value["tables"]}
     return Source(
         name=str(value["source"]),
         version=str(value.get("version", "1")),
@@ -132,7 +136,7 @@ def parse_source(document: Document, folder: Path) -> Source:
     )
 
 
-def _table(document: Document, name: str, subject: str | None) -> Table:
+def _table(document: Document, name: str, subject: str | None, zone: str) -> Table:
     where = ("tables", name)
     value = document.value["tables"][name]
     check_keys(document, where, value, _TABLE_KEYS, MappingError)
@@ -182,6 +186,7 @@ def _table(document: Document, name: str, subject: str | None) -> Table:
         file_name=names,
         may_lack=may_lack,
         ignore_case=bool(document.value.get("ignore_case")),
+        timezone=zone,
         **formats,
     )
 

@@ -1,5 +1,8 @@
 """Delimited and Parquet files as batches of untyped columns with row numbers, and the numbers of ragged rows."""
 
+import os
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,38 +52,48 @@ def raw_batches(table: Table, path: Path) -> Iterator[Raw]:
             yield part
     except (pa.ArrowInvalid, OSError, UnicodeError) as error:
         raise SourceError(
-            f"{path}: cannot be read past data row {seen}: {_reason(error, table)}. "
+            f"{path}: cannot be read past data row {seen}: {_reason(error, table, path)}. "
             "Nothing was written. Deliver the file again, complete and in its declared encoding."
         ) from error
 
 
-def _reason(error: Exception, table: Table) -> str:
+def _reason(error: Exception, table: Table, path: Path) -> str:
     text = str(error)
-    if "runcated" in text or "EOF" in text or "incorrect" in text:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    if path.suffix == ".parquet":
+        return "it is not a whole Parquet file"
+    if isinstance(error, OSError) or "runcated" in text or "EOF" in text or "incorrect" in text:
         return "the compressed stream is truncated or damaged"
     if "UTF8" in text or "utf-8" in text.lower() or isinstance(error, UnicodeError):
         return f"it holds bytes that are not {table.encoding.upper()}"
     if "Empty CSV" in text:
         return "it is empty, without even a header"
+    if "straddling" in text or "out of sync" in text:
+        return f"a row is longer than {_BLOCK_BYTES >> 20} MB, which most often means that a quote is never closed"
     return type(error).__name__
 
 
 def _text_batches(table: Table, path: Path) -> Iterator[Raw]:
     ragged: list[int] = []
+    separator, unclosed = _separator(table, path), []
 
     def skip(row: pyarrow.csv.InvalidRow) -> str:
         ragged.append(row.number - 1)  # pyarrow counts the header as row 1
+        if _is_open(row.text, separator):
+            unclosed.append(row.number - 1)
         return "skip"
 
     compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
     with pa.input_stream(str(path), compression=compression) as stream:
+        tail = _Tail(stream)
         reader = pyarrow.csv.open_csv(
-            stream,
+            pa.PythonFile(tail, mode="r"),
             read_options=pyarrow.csv.ReadOptions(
                 use_threads=False, block_size=_BLOCK_BYTES, encoding=table.encoding
             ),
             parse_options=pyarrow.csv.ParseOptions(
-                delimiter=_separator(table, path), newlines_in_values=True, invalid_row_handler=skip
+                delimiter=separator, newlines_in_values=True, invalid_row_handler=skip
             ),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types=dict.fromkeys(_spellings(table), pa.string()),
@@ -89,15 +102,53 @@ def _text_batches(table: Table, path: Path) -> Iterator[Raw]:
             ),
         )
         found = _columns(table, reader.schema.names, path)
-        counted = 0
+        counted, last = 0, None
         for batch in reader:
             frame = pl.DataFrame(pl.from_arrow(batch)).select(found)
+            last = batch.column(batch.num_columns - 1)[-1].as_py() if batch.num_rows else last
             rows = counted + 1 + pl.int_range(frame.height, eager=True)
             yield Raw(frame.with_columns(_row=_skipping(rows, ragged)))
             counted += frame.height
+    total = counted + len(ragged)
+    if total not in ragged[-1:] and tail.left_open(last):
+        unclosed.append(total)
+    if unclosed:
+        raise SourceError(
+            f"{path}: the quote that opens in data row {unclosed[0]} is never closed, so the rows after it cannot be "
+            "told apart. Nothing was written. Close or double the quote, or deliver the file again."
+        )
     if ragged:
         nothing = pl.DataFrame(schema={**dict.fromkeys(table.header, pl.String), "_row": pl.Int64})
         yield Raw(nothing, tuple(ragged))
+
+
+class _Tail:
+    """A stream that remembers its last bytes."""
+
+    closed = False
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self.stream, self.end = stream, b""
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = self.stream.read(size)
+        self.end = (self.end + data[-64:])[-64:] if data else self.end
+        return data
+
+    def left_open(self, last: object) -> bool:
+        """Whether the stream ended inside quotes, given the last value of its last row."""
+        if not isinstance(last, str) or "\n" not in last:
+            return False
+        end = self.end.replace(b"\0", b"").rstrip(b"\r\n")  # UTF-16 has zeros
+        return not end.endswith(b'"""' if last.endswith('"') else b'"')
+
+
+def _is_open(row: str, separator: str) -> bool:
+    """Whether a row ends inside quotes, so that it has swallowed all that came after it."""
+    if '"' not in row:
+        return False
+    starts = rf"(?:^|[{re.escape(separator)}\n])"
+    return bool(re.search(f'{starts}"', re.sub(rf'{starts}"[^"]*(?:""[^"]*)*"', "", row)))
 
 
 def _separator(table: Table, path: Path) -> str:
@@ -138,6 +189,15 @@ def _columns(table: Table, header: list[str], path: Path) -> list[pl.Expr]:
     at = {name: there.get(name.lower() if table.ignore_case else name) for name in table.header}
     lacking = [name for name, found in at.items() if found is None and name not in table.may_lack]
     extra = [name for name in header if name not in at.values()]
+    if twice := [name for name, count in Counter(header).items() if count > 1 and name in at.values()]:
+        raise SourceError(
+            f'{path}:1  has column "{twice[0]}" more than once. Deliver the file with one of them.'
+        )
+    if lacking and not any(at.values()):  # perhaps a row of data, so it is not quoted
+        raise SourceError(
+            f"{path}:1  is no header of table {table.name}: it holds none of the columns {', '.join(table.header)}. "
+            "The header is missing, or the separator or encoding is another than declared in source.yaml."
+        )
     if lacking or extra:
         parts = [f'lacks column "{name}".{closest(name, extra)}' for name in lacking]
         parts += [f'has column "{name}", which is not declared.' for name in extra]

@@ -1,7 +1,9 @@
 """Tables as typed batches with provenance; what cannot be read becomes a reject.
 
 Every column is read as text and then cast to its declared type, so that a bad value is one rejected row with
-a reason, never a crash, a guess or a silent null. A ragged row (too few or too many fields) is a reject too.
+a reason, never a crash, a guess or a silent null. Types that a file gives itself (Parquet) are held against the
+declared ones: 1.5 is no integer, and a number is no date. A clock with an offset (`%z`, or a Parquet time with a
+zone) becomes the wall clock of the source's zone. A ragged row (too few or too many fields) is a reject too.
 """
 
 import re
@@ -85,7 +87,11 @@ def read_batches(
                     _ragged(table, part.ragged, name),
                 )
                 continue
-            held.append(_provenance(table, part.rows, name, named))
+            rows = _provenance(table, part.rows, name, named)
+            if held and rows.schema != held[0].schema:
+                yield typed_rows(table, pl.concat(held))
+                held = []
+            held.append(rows)
             if sum(frame.height for frame in held) >= _ROWS_AT_ONCE:
                 yield typed_rows(table, pl.concat(held))
                 held = []
@@ -110,11 +116,10 @@ def _from_name(table: Table, column: str, path: Path) -> str:
 def typed_rows(table: Table, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Cast text to the declared types; rows with a value that does not fit go to the rejects.
 
-    `frame`: the declared columns as text (or typed, from Parquet), `_file` and `_row`.
+    `frame`: the declared columns as text (or typed, from Parquet), `_file` and `_row`. Raises: SourceError if a typed
+    column holds another kind of thing than declared.
     """
-    cast = frame.with_columns(
-        **{f"_typed_{name}": _cast(table, name, frame.schema[name]) for name in table.columns}
-    )
+    cast = frame.with_columns(**{f"_typed_{name}": _cast(table, name, frame) for name in table.columns})
     wrong = {
         name: pl.col(name).is_not_null() & pl.col(f"_typed_{name}").is_null()
         for name, kind in table.columns.items()
@@ -136,10 +141,10 @@ def typed_rows(table: Table, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Data
     return rows.filter(~bad), first.sort("row")
 
 
-def _cast(table: Table, name: str, found: pl.DataType) -> pl.Expr:
+def _cast(table: Table, name: str, frame: pl.DataFrame) -> pl.Expr:
     kind, column = table.columns[name], pl.col(name)
-    if found != pl.String:
-        return _cast_typed(kind, column)
+    if frame.schema[name] != pl.String:
+        return _cast_typed(table, name, frame)
     match kind:
         case "integer":
             return column.str.strip_chars().cast(pl.Int64, strict=False)
@@ -147,7 +152,8 @@ def _cast(table: Table, name: str, found: pl.DataType) -> pl.Expr:
             number = column.str.strip_chars().cast(pl.Float64, strict=False)
             return pl.when(number.is_finite()).then(number)
         case "datetime":
-            return column.str.to_datetime(table.datetime_format, time_unit="us", strict=False)
+            time = column.str.to_datetime(table.datetime_format, time_unit="us", strict=False)
+            return _wall_clock(time, table) if "%z" in table.datetime_format else time
         case "date":
             return column.str.to_date(table.date_format, strict=False)
         case "boolean":
@@ -157,9 +163,37 @@ def _cast(table: Table, name: str, found: pl.DataType) -> pl.Expr:
             return column
 
 
-def _cast_typed(kind: str, column: pl.Expr) -> pl.Expr:
-    """Cast a column that a typed file (Parquet) already gives a type."""
-    return column.cast(COLUMN_DTYPES[kind], strict=False)
+def _cast_typed(table: Table, name: str, frame: pl.DataFrame) -> pl.Expr:
+    """Cast a column that a typed file (Parquet) already gives a type; what does not fit becomes null."""
+    kind, column, found = table.columns[name], pl.col(name), frame.schema[name]
+    fits: pl.Expr | None = None
+    match kind:
+        case "string" if not found.is_nested() and found not in (pl.Binary, pl.Object):
+            fits = pl.lit(True)
+        case "integer" if found.is_numeric():
+            fits = pl.lit(True) if found.is_integer() else column == column.round()
+        case "number" if found.is_numeric():
+            column = column.cast(pl.Float64)
+            fits = column.is_finite()
+        case "boolean" if found == pl.Boolean or found.is_integer():
+            fits = pl.lit(True) if found == pl.Boolean else column.is_in([0, 1])
+        case "date" if found in (pl.Date, pl.Datetime):
+            fits = column.cast(pl.Date).cast(pl.Datetime("us")) == column.cast(pl.Datetime("us"))
+        case "datetime" if found in (pl.Date, pl.Datetime):
+            column = _wall_clock(column, table) if getattr(found, "time_zone", None) else column
+            fits = pl.lit(True)
+        case _ if found == pl.Null:
+            fits = pl.lit(True)
+    if fits is None:
+        raise SourceError(
+            f'{next(iter(frame["_file"]), table.name)}: column "{name}" holds {found}, but source.yaml declares it as '
+            f"{kind}. Correct the declaration of table {table.name}, or deliver another file."
+        )
+    return pl.when(fits).then(column.cast(COLUMN_DTYPES[kind], strict=False))
+
+
+def _wall_clock(time: pl.Expr, table: Table) -> pl.Expr:
+    return time.dt.convert_time_zone(table.timezone).dt.replace_time_zone(None)
 
 
 def _reject_columns(table: Table, name: str) -> list[pl.Expr]:

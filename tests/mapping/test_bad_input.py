@@ -154,7 +154,7 @@ def test_workers_and_buckets_do_not_change_what_is_made(tmp_path: Path):
 
 
 def test_clocks_are_read_in_the_hospitals_zone(tmp_path: Path):
-    """At the end of March an hour does not exist in Berlin; in October one comes twice: the first is meant."""
+    """At the end of March an hour does not exist in Berlin: a reject. In October one comes twice: the first."""
     source = {"source": SOURCE.replace("timezone: UTC", "timezone: Europe/Berlin")}
     times = ["2020-01-15 12:00:00", "2020-07-15 12:00:00", "2020-03-29 02:30:00", "2020-10-25 02:30:00"]
     labs = LAB + "".join(f"{n},1,5,7,{time},,1,,\n" for n, time in enumerate(times, 1))
@@ -163,9 +163,9 @@ def test_clocks_are_read_in_the_hospitals_zone(tmp_path: Path):
     assert made == [
         "2020-01-15T12:00:00+01:00",
         "2020-07-15T12:00:00+02:00",
-        None,
         "2020-10-25T02:30:00+02:00",
     ]
+    assert rejected(tmp_path) == [("labs", "labs.csv", 3, "clock", "effectiveDateTime")]
 
 
 def test_quoted_newlines_and_quotes_stay_in_their_row(tmp_path: Path):
