@@ -58,7 +58,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     as_json = "--json" in sys.argv[1:]
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="ehrseq", standalone_mode=False)
     except typer.TyperException as error:
         verb, message = _usage(error)
         _fail(verb, as_json, message, int(ExitCode.USAGE))
@@ -77,9 +77,9 @@ def _usage(error: typer.TyperException) -> tuple[str, str]:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "ehrseq"
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    if "\n" in message:  # a verb without arguments: its help
-        return path.partition(" ")[2], f"`{path}` needs arguments.\n{message}"
-    return path.partition(" ")[2], f"{message.rstrip('.')}. See `{path} --help`."
+    message = message or "A verb is missing."  # the help has just been printed
+    verb = path.partition(" ")[2]
+    return verb, f"{message}{'' if message.endswith(('.', '?')) else '.'} See `{path} --help`."
 
 
 def _terminate(_: int, __: FrameType | None) -> None:

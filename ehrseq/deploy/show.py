@@ -76,9 +76,10 @@ class DatasetPage:
 
         manifest = self.manifest
         files = f"{len(manifest.shards)} file{'' if len(manifest.shards) == 1 else 's'}"
+        size = _size(sum(shard.bytes for shard in manifest.shards))
         yield Text(str(self.folder), style="bold")
         yield Text(
-            f"{manifest.kind}, {files}, {_size(sum(shard.bytes for shard in manifest.shards))}, made by ehrseq {manifest.code_version} in "
+            f"{manifest.kind}, {files}, {size}, made by ehrseq {manifest.code_version} in "
             f"{self.run.get('seconds', 0):.1f} s"
         )
         if len(manifest.inputs) > _MOST:

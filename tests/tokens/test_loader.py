@@ -115,7 +115,9 @@ def test_labels_with_short_prefixes_share_a_segment_and_others_do_not() -> None:
     store = store_of([30])
     examples = examples_of(store, [(0, 4 / 30), (0, 10 / 30), (0, 20 / 30), (0, 25 / 30), (0, 25 / 30)])
     loader = loader_of(store, examples)
-    assert loader.tokens == 10 + 16 + 16  # [0, 10) for two labels; a window of their own for prefixes 20 and 25
+    assert (
+        loader.tokens == 10 + 16 + 16
+    )  # [0, 10) for two labels; a window of their own for prefixes 20 and 25
     assert loader.labels == 5
 
 
