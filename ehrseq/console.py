@@ -71,6 +71,11 @@ def _result(console: Console, verb: str, result: Result) -> None:
             f"{name} {item['values']} values in {item['rows']:,} rows" for name, item in unmapped.items()
         )
         console.print(f"[yellow]not in their ConceptMap:[/] {words} (see unmapped/unmapped.parquet)")
+    if by_mapping := manifest.notes.get("rejected_by_mapping"):
+        words = ", ".join(
+            f"{name} {sum(rules.values()):,} ({', '.join(rules)})" for name, rules in by_mapping.items()
+        )
+        console.print(f"[yellow]rejected by mapping:[/] {words}")
     if manifest.rows.get("rejected"):
         console.print(f"[yellow]rejected rows with reasons:[/] {result.out}/rejects/*.parquet")
 

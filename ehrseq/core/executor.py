@@ -5,6 +5,7 @@ A task is a top-level function of one picklable argument that may be run again w
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -44,7 +45,8 @@ def _pooled[A, R](task: Callable[[A], R], arguments: Sequence[A], workers: int) 
     before = os.environ.get("POLARS_MAX_THREADS")
     os.environ["POLARS_MAX_THREADS"] = threads
     try:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent) as pool:
             yield from pool.map(task, arguments)
     except BrokenProcessPool as error:
         raise WorkerLostError(
@@ -56,3 +58,15 @@ def _pooled[A, R](task: Callable[[A], R], arguments: Sequence[A], workers: int) 
             os.environ.pop("POLARS_MAX_THREADS", None)
         else:
             os.environ["POLARS_MAX_THREADS"] = before
+
+
+def _end_with_parent() -> None:
+    """In a worker: do not outlive a run that was killed."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

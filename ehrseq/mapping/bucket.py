@@ -27,13 +27,17 @@ _PROVENANCE = ("_mapping", "_file", "_row")
 
 @dataclass
 class Mapped:
-    """What the rows of a bucket made: resources by type, verdicts by table, rejects, unmapped codes, ids."""
+    """What the rows of a bucket made: resources by type, verdicts by table, rejects, unmapped codes, ids.
+
+    `validated` counts the resources that also went through `fhir.resources.R4B`.
+    """
 
     resources: dict[str, pl.DataFrame]
     verdicts: dict[str, Verdicts]
     rejects: pl.DataFrame
     unmapped: pl.DataFrame
     ids: dict[str, pl.Series]
+    validated: int
 
 
 def map_rows(
@@ -58,7 +62,8 @@ def map_rows(
             except (ComputeError, InvalidOperationError) as error:
                 raise MappingError(_failing(plan.mapping, tables, error)) from None
     resources = {name: pl.concat(frames) for name, frames in sorted(state.resources.items()) if frames}
-    return Mapped(resources, state.verdicts, join_rejects(state.rejects), _count(state.unmapped), state.ids)
+    rejected, unmapped = join_rejects(state.rejects), _count(state.unmapped)
+    return Mapped(resources, state.verdicts, rejected, unmapped, state.ids, state.validated)
 
 
 UNMAPPED = pl.Schema({"map": pl.String, "value": pl.String, "rows": pl.Int64})
@@ -82,6 +87,7 @@ class _State:
         self.resources: dict[str, list[pl.DataFrame]] = {}
         self.rejects: list[pl.DataFrame] = []
         self.unmapped: list[pl.DataFrame] = []
+        self.validated = 0
 
     def map(self, plan: Plan, check_references: bool, full_validation: float) -> None:
         """Run one mapping over its table."""
@@ -242,6 +248,7 @@ class _State:
         if full_validation > 0:
             sampled = validate.full(made, plan.mapping.resource, fraction=full_validation)
             found = pl.concat([found, sampled])
+            self.validated += len(validate.sample(made, full_validation))
         if found.is_empty():
             return rows, made
         first = found.unique("index", keep="first", maintain_order=True)

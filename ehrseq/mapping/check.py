@@ -82,16 +82,20 @@ def inherited(folder: Path) -> list[Path]:
 
 def mapping_files(folder: Path) -> list[Path]:
     """The files that decide what a source's mappings make, those that it inherits included."""
-    found: list[Path] = []
-    for part in inherited(folder):
-        names = [*part.glob("*.yaml"), *(part / "conceptmaps").glob("*.json")]
-        found += sorted(names, key=lambda path: os.fspath(path))
-    return found
+    return [path for part in inherited(folder) for path in _files(part)]
+
+
+def _files(part: Path) -> list[Path]:
+    return sorted([*part.glob("*.yaml"), *(part / "conceptmaps").glob("*.json")], key=os.fspath)
 
 
 def fingerprint(folder: Path) -> str:
-    """Hash of `mapping_files`."""
-    return content_hash([["/".join(path.parts[-3:]), sha256_file(path)] for path in mapping_files(folder)])
+    """Hash of `mapping_files`: of what they say, wherever the folders stand."""
+    parts = [
+        [[path.relative_to(part).as_posix(), sha256_file(path)] for path in _files(part)]
+        for part in inherited(folder)
+    ]
+    return content_hash(parts)
 
 
 def check(folder: Path) -> tuple[MappingSet | None, list[Problem]]:

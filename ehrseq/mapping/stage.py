@@ -34,7 +34,7 @@ from ehrseq.mapping.spill import (
     spill_tasks,
 )
 from ehrseq.mapping.verdicts import Verdicts
-from ehrseq.sources.rejects import FILTERED, Reject, join_rejects, rejects
+from ehrseq.sources.rejects import FILTERED, REJECTED, Reject, join_rejects, rejects
 from ehrseq.sources.tables import find_tables
 
 type Validation = Literal["sample", "full", "none"]
@@ -60,6 +60,7 @@ class _BucketReport:
     rows: dict[str, int] = field(default_factory=dict)
     shared: dict[str, Verdicts] = field(default_factory=dict)
     unmapped: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=UNMAPPED))
+    validated: int = 0
 
 
 def map(
@@ -155,7 +156,7 @@ def _map_bucket(task: _BucketTask) -> _BucketReport:
         tables = read_spilled(mappings.source, task.spilled, task.bucket)
         known = {path.stem: pl.read_parquet(path)["id"] for path in sorted(ids.glob("*.parquet"))}
         mapped = map_rows(plans, tables, lookups, known, full_validation=task.validation)
-    report = _BucketReport(unmapped=mapped.unmapped)
+    report = _BucketReport(unmapped=mapped.unmapped, validated=mapped.validated)
     left_out = [read_rejects(task.spilled)] if task.bucket == SHARED else []
     for name, verdicts in mapped.verdicts.items():
         table = mappings.source.tables[name]
@@ -204,6 +205,8 @@ def _close_books(
             leftover = table.skip or NOT_REFERENCED
             build.account(name, _merged([report.shared[name] for report in reports]).account(leftover))
     build.notes["absent"] = sorted(set(mappings.source.tables) - set(read))
+    build.notes["fully_validated"] = sum(report.validated for report in reports)
+    build.notes["rejected_by_mapping"] = _rejected_by_mapping(build.folder)
     unmapped = pl.concat(report.unmapped for report in reports)
     counted = unmapped.group_by("map", "value").agg(pl.col("rows").sum()).sort("map", "rows", "value")
     summary = counted.group_by("map").agg(values=pl.len(), rows=pl.col("rows").sum()).sort("map")
@@ -212,6 +215,25 @@ def _close_books(
     }
     if counted.height:
         build.write("unmapped/unmapped.parquet", counted)
+
+
+def _rejected_by_mapping(folder: Path) -> dict[str, dict[str, int]]:
+    """How many rows each rule of each mapping stopped, also rows that another mapping could use."""
+    files = sorted((folder / "rejects").glob("*.parquet"))
+    if not files:
+        return {}
+    counted = (
+        pl.scan_parquet(files)
+        .filter((pl.col("outcome") == REJECTED) & pl.col("mapping").is_not_null())
+        .group_by("mapping", "rule")
+        .agg(rows=pl.struct("file", "row").n_unique())
+        .sort("mapping", "rule")
+        .collect()
+    )
+    found: dict[str, dict[str, int]] = {}
+    for row in counted.to_dicts():
+        found.setdefault(row["mapping"], {})[row["rule"]] = row["rows"]
+    return found
 
 
 def _merged(verdicts: Sequence[Verdicts]) -> Verdicts:

@@ -66,7 +66,10 @@ def timeline(
             reports = _buckets(build, store, rules, views, workers, force)
             _enter(build, reports)
             _close_books(build, store, knowledge, reports)
-            _metadata(build, reports, name=Path(out).name, split=split, seed=seed)
+            name = str(
+                store.manifest.config.get("source", "ehrseq")
+            )  # not the folder's: equal work, equal bytes
+            _metadata(build, reports, name=name, split=split, seed=seed)
             _gate(build, reports, Path(out), max_reject_fraction)
     return build.result
 

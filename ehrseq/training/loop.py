@@ -58,16 +58,16 @@ def train(config: TrainConfig, store_path: Path, examples_path: Path, out: Path)
 def fit(config: TrainConfig, store: "TokenStore", examples: Examples, out: Path) -> TrainResult:
     """`train` on an open store and loaded examples."""
     meter = Meter()
-    run = _Run(config, store, examples, out)
-    try:
-        status = "unchanged" if run.journal.finished else "done"
-        with stop_on_sigterm() as stop:
+    with stop_on_sigterm() as stop:
+        run = _Run(config, store, examples, out)
+        try:
+            status = "unchanged" if run.journal.finished else "done"
             while not run.journal.finished:
                 run.epoch(stop)
-        if status == "done" or not (out / "model" / "model.json").is_file():
-            run.publish()
-    finally:
-        run.checkpoints.close()
+            if status == "done" or not (out / "model" / "model.json").is_file():
+                run.publish()
+        finally:
+            run.checkpoints.close()
     cost = meter.read()
     if status == "done":
         write_json(out / "run.json", cost)
@@ -179,8 +179,10 @@ class _Run:
         model = TrainedModel(self.config, self.inputs, self.best, self.store.vocabulary_sha256)
         chosen = next(entry for entry in self.journal.history if entry["epoch"] == self.journal.best_epoch)
         vocabulary = (self.store.path / "vocabulary.json").read_bytes()
-        save_model(self.out / "model", model, vocabulary, {"chosen": chosen})
         write_json(self.out / "history.json", self.journal.history)
+        save_model(
+            self.out / "model", model, vocabulary, {"chosen": chosen}
+        )  # last: it says that all is there
 
 
 def _train_loader(config: TrainConfig, store: "TokenStore", examples: Examples, rows: NDArray[Any]) -> Loader:

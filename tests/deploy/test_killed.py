@@ -194,7 +194,6 @@ def test_training_goes_on_bit_for_bit_after_a_kill(made: Made, tmp_path: Path):
     assert leftovers(out) == set()
 
 
-@pytest.mark.xfail(reason="training.loop: a model without its history.json counts as published", strict=False)
 def test_training_goes_on_after_a_kill_between_the_model_and_its_history(made: Made, tmp_path: Path):
     out = tmp_path / "model"
     killed_training(made, out, r"history\.json", 1)
@@ -220,7 +219,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.xfail(reason="core.executor: workers wait for ever when their parent is killed", strict=False)
 def test_workers_do_not_outlive_a_killed_run_nor_disturb_the_next(made: Made, tmp_path: Path):
     out = tmp_path / "map"
     running = start("map", made, out, r"nothing-has-this-name", 1, workers=2)

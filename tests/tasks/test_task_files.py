@@ -53,8 +53,6 @@ def written(folder: Path, text: str) -> Path:
         ('"(None, 0)"', "none", 9, 'expected "(least, most)"'),
         (", label: death", "", 7, "0 windows have `label`"),
         ("index_timestamp: end", "index_timestamp: middle", 8, "is `middle`, expected start or end"),
-        ("start_inclusive: true, end_inclusive: true, index", "start_inclusive: false, end_inclusive: true, index", 8,
-         "must be true where `start` is null"),
         (", start_inclusive: false, end_inclusive: true, label", ", start_inclusive: false, label", 10,
          "lacks `end_inclusive`"),
     ],
