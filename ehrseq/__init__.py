@@ -21,6 +21,7 @@ _VERBS: dict[str, str] = {
     "demo": "ehrseq.deploy.pipeline",
     "run": "ehrseq.deploy.pipeline",
     "map": "ehrseq.mapping.stage",
+    "import_fhir": "ehrseq.sources.fhir.stage",
     "timeline": "ehrseq.timeline.serialize",
     "tokenize": "ehrseq.tokens.tokenize",
     "label": "ehrseq.tasks.extract",

@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 mappings = typer.Typer(no_args_is_help=True, help="Work with mapping files: list, check, test, preview.")
 app.add_typer(mappings, name="mappings")
+imports = typer.Typer(no_args_is_help=True, help="Bring in what is FHIR already: files.")
+app.add_typer(imports, name="import")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, last line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
@@ -197,6 +199,31 @@ def map_(
         )
 
     _do("map", as_json, quiet, work)
+
+
+@imports.command("fhir")
+def import_fhir(
+    data: Annotated[Path, typer.Argument(help="NDJSON files and Bundles: a file, or a folder of them.")],
+    out: Out,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Reject resources with elements that R4B does not have.")
+    ] = False,
+    workers: Workers = 1,
+    max_reject_fraction: Rejects = 0.05,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Import FHIR R4 or R4B as a FHIR store; every resource is kept as it came and accounted for."""
+
+    def work() -> Any:
+        import ehrseq
+
+        return ehrseq.import_fhir(
+            data, out, strict=strict, workers=workers, max_reject_fraction=max_reject_fraction, force=force
+        )
+
+    _do("import fhir", as_json, quiet, work)
 
 
 @app.command()

@@ -15,6 +15,9 @@ from ehrseq.core.errors import ConfigError, EhrseqError, closest
 
 type Where = tuple[Hashable, ...]
 
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml: ten times faster, the same nodes
+_SCALARS = yaml.SafeLoader("")
+
 
 @dataclass(frozen=True)
 class Document:
@@ -91,11 +94,11 @@ def parse_yaml(text: str, path: Path, error: type[EhrseqError] = ConfigError) ->
     ({'a': 1, 'b': ['x', 'y']}, 'm.yaml:2')
     """
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        for event in yaml.parse(text, Loader=_Loader):
             if isinstance(event, yaml.AliasEvent):
                 line = event.start_mark.line + 1 if event.start_mark else 1
                 raise error(f"{path}:{line}  uses a YAML alias (*name). Write the value out instead.")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
         lines: dict[Where, int] = {}
         value = _plain(node, (), lines, path, error) if node is not None else None
     except yaml.YAMLError as fault:
@@ -117,7 +120,7 @@ def _plain(node: Any, where: Where, lines: dict[Where, int], path: Path, error: 
     if isinstance(node, yaml.MappingNode):
         result: dict[Any, Any] = {}
         for key_node, child in node.value:
-            key = yaml.SafeLoader("").construct_object(key_node)
+            key = _SCALARS.construct_object(key_node)
             if not isinstance(key, str | int) or isinstance(key, bool):
                 key = str(key_node.value)  # `on:` and `null:` are words here, not booleans
             if key in result:
@@ -127,7 +130,7 @@ def _plain(node: Any, where: Where, lines: dict[Where, int], path: Path, error: 
             result[key] = _plain(child, (*where, key), lines, path, error)
             lines[(*where, key)] = key_node.start_mark.line + 1
         return result
-    return yaml.SafeLoader("").construct_object(node, deep=True)
+    return _SCALARS.construct_object(node, deep=True)
 
 
 def check_keys(

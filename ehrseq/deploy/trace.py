@@ -80,6 +80,7 @@ def origin(run: Path, subject: int | None, token: int) -> Origin:
     `run` is the folder of a whole run; `token` counts the subject's tokens from 0. Raises: ConfigError if the
     subject has no such token; SchemaError if a dataset is damaged, or they were not made from one another.
     """
+    from ehrseq.fhir.json_columns import JSON
     from ehrseq.fhir.json_text import json_text
     from ehrseq.tokens.store import TokenStore
 
@@ -103,7 +104,10 @@ def origin(run: Path, subject: int | None, token: int) -> Origin:
         raise SchemaError(f"{run}: tokens, timeline and fhir do not belong together. Run `ehrseq run` again.")
     code = store.vocabulary["codes"][store.code[position]]
     mapping, file, line = found.select("_mapping", "_file", "_row").row(0)
-    resource = json.loads(json_text(found.select(pl.exclude("^_.*$")), str(event["resource_type"]))[0])
+    kind = str(event["resource_type"])
+    imported = JSON in found.columns
+    text = found[JSON][0] if imported else json_text(found.select(pl.exclude("^_.*$")), kind)[0]
+    resource = json.loads(text)
     return Origin(int(store.subject_id[index]), token, code, event, resource, mapping, file, line)
 
 

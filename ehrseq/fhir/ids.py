@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import duckdb
 import numpy as np
 import polars as pl
 
+from ehrseq.core.database import cursor
 from ehrseq.core.hashing import stable_hash
 
 _LONGEST = 64  # FHIR R4B datatypes, `id`: [A-Za-z0-9\-\.]{1,64}
@@ -49,7 +49,7 @@ def _md5(texts: pl.Series) -> pl.Series:
     if texts.null_count() == len(texts):
         return texts
     frame = texts.alias("text").to_frame()
-    with duckdb.connect() as database:
+    with cursor() as database:
         database.register("frame", frame.to_arrow())
         hashed: pl.DataFrame = database.sql("SELECT md5(text) AS text FROM frame").pl()
     return hashed.to_series().alias(texts.name)

@@ -19,7 +19,7 @@ from ehrseq.timeline.concepts import PARENTS, Concepts
 from ehrseq.timeline.events import DESCRIPTION, GUARANTEE, NOT_YET, ORDER, RANK, UNREADABLE, Made, make_events
 from ehrseq.timeline.knowable import Kind, Knowledge, knowledge_of
 from ehrseq.timeline.schema import Event, Unused
-from ehrseq.timeline.store import PLUMBING, SHARED, scan
+from ehrseq.timeline.store import SHARED, FhirStore, scan
 from ehrseq.timeline.views import plan_view, several_values
 
 REJECTED, FILTERED = "rejected", "filtered"
@@ -106,7 +106,7 @@ class _Maker:
 
     def resources(self, resource: str) -> None:
         """Make the events of all resources of one type, and account for each."""
-        frame = scan(self.task.fhir, resource, [self.task.bucket])
+        frame = scan(self.task.fhir, resource, [self.task.bucket], self.knowledge.reads(resource))
         kinds = self.knowledge.kinds_of(resource)
         names = frame.collect_schema().names()
         source = [column for column in ("_file", "_row") if column in names]
@@ -121,7 +121,7 @@ class _Maker:
             made.append(self.made(kind, rows[kind.view]))
         for name in set(self.knowledge.views_of(resource)) - set(rows):
             reads |= plan_view(self.knowledge.views[name], frame).reads
-        unread = sorted(set(names) - reads - PLUMBING)
+        unread = sorted(FhirStore.open(self.task.fhir).elements(resource, names) - reads)
         if unread:
             self.report.unread[resource] = unread
         self.account(resource, listed, made)
@@ -162,7 +162,8 @@ class _Maker:
         """Rows of a view that others join, from this bucket and the shared resources, unique by resource_id."""
         if view not in self.looked_up:
             definition = self.knowledge.views[view]
-            frame = scan(self.task.fhir, definition.resource, [self.task.bucket, SHARED])
+            reads = self.knowledge.reads(definition.resource)
+            frame = scan(self.task.fhir, definition.resource, [self.task.bucket, SHARED], reads)
             found = plan_view(definition, frame).frame.collect()
             self.looked_up[view] = found.unique("resource_id", keep="first", maintain_order=True)
         return self.looked_up[view]

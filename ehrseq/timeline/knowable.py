@@ -7,7 +7,7 @@ words are errors with file, line and the closest name.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ehrseq.core.files import sha256_file
 from ehrseq.core.hashing import content_hash
 from ehrseq.core.yaml_lines import Document, Where, check_keys, load_yaml
 from ehrseq.timeline.definition import View, load_view
+from ehrseq.timeline.reads import elements_read
 from ehrseq.timeline.systems import read_systems
 
 SHIPPED = Path(__file__).parent
@@ -98,6 +99,14 @@ class Knowledge:
         while first and self.kinds[first - 1].view == kind.view:
             first -= 1
         return first, own
+
+    @cached_property
+    def _reads(self) -> Mapping[str, frozenset[str]]:
+        return elements_read(self.views.values())
+
+    def reads(self, resource: str) -> frozenset[str]:
+        """Paths of the elements that views of a resource type look at."""
+        return self._reads.get(resource, frozenset(("id",)))
 
     def views_of(self, resource: str) -> list[str]:
         """Names of all views of a resource type, those that only serve joins among them."""

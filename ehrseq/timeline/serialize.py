@@ -13,12 +13,13 @@ from pathlib import Path
 import polars as pl
 
 import ehrseq
-from ehrseq.core.dataset import Build, Result, input_of, write_parquet
+from ehrseq.core.dataset import Build, Result, input_of
 from ehrseq.core.errors import DataQualityError
 from ehrseq.core.executor import run_tasks
 from ehrseq.core.files import sha256_file, write_json
+from ehrseq.core.gate import refuse_rejects
 from ehrseq.core.hashing import content_hash
-from ehrseq.core.manifest import Account, total
+from ehrseq.core.manifest import Account
 from ehrseq.core.progress import log
 from ehrseq.timeline import meds
 from ehrseq.timeline.arrow import write_meds_parquet
@@ -70,7 +71,7 @@ def timeline(
                 store.manifest.config.get("source", "ehrseq")
             )  # not the folder's: equal work, equal bytes
             _metadata(build, reports, name=name, split=split, seed=seed)
-            _gate(build, reports, Path(out), max_reject_fraction)
+            refuse_rejects(build, max_reject_fraction, ("resource_type", "reason"), noun="resources")
     return build.result
 
 
@@ -197,25 +198,3 @@ def _metadata(
     for name, frame in ((meds.CODES, merged_codes(parts)), (meds.SUBJECT_SPLITS, subject_splits)):
         write_meds_parquet(frame, build.path(name))
         build.enter(name, rows=frame.height, schema=frame.schema, sorted_by=frame.columns[:1])
-
-
-def _gate(build: Build, reports: Sequence[BucketReport], out: Path, limit: float) -> None:
-    """Refuse the timeline when too many resources were rejected; the reasons by resource type go in the message."""
-    accounts = [account for report in reports for account in report.accounts.values()]
-    books = total(accounts)
-    if books.rejected <= limit * books.rows_in:
-        return
-    beside = Path(f"{out}.rejects.parquet")
-    unused = pl.read_parquet(build.folder / "rejects" / "*.parquet").filter(pl.col("outcome") == "rejected")
-    write_parquet(unused, beside)
-    worst = (
-        unused.group_by("resource_type", "reason")
-        .len()
-        .sort("resource_type", "reason")
-        .sort("len", descending=True, maintain_order=True)
-    )
-    reasons = "; ".join(f"{kind} {reason} {count:,}" for kind, reason, count in worst.head(3).iter_rows())
-    raise DataQualityError(
-        f"{out}: {books.rejected:,} of {books.rows_in:,} resources were rejected, more than --max-reject-fraction "
-        f"{limit:g} ({reasons}). No timeline was written; the rejected resources and reasons are in {beside}."
-    )

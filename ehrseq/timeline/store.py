@@ -1,6 +1,6 @@
 """Where the resources of a bucket stand in a FHIR store, as the timeline reads it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +9,10 @@ import polars as pl
 from ehrseq.core.errors import SchemaError
 from ehrseq.core.hashing import content_hash
 from ehrseq.core.manifest import Manifest, read_manifest
+from ehrseq.fhir.json_columns import JSON, json_columns
 
 SHARED = "shared"
-PLUMBING = frozenset({"id", "resourceType", "meta", "_mapping", "_file", "_row"})
+PLUMBING = frozenset({"id", "resourceType", "meta", "_mapping", "_file", "_row", JSON})
 """Columns of a store that are no facts about anybody."""
 
 
@@ -42,6 +43,11 @@ class FhirStore:
         """Resource types with a shard in the bucket, sorted."""
         return sorted(kind for kind, name in self.shards if name == bucket)
 
+    def elements(self, resource: str, columns: Iterable[str]) -> set[str]:
+        """Names of the top-level elements that resources of a type have, given the columns of a shard."""
+        noted: Sequence[str] | None = self.manifest.notes.get("elements", {}).get(resource)
+        return set(columns if noted is None else noted) - PLUMBING
+
     def fingerprint(self, bucket: str) -> str:
         """Hash of all that the bucket's events can depend on: its own shards and the shared ones."""
         stems = {bucket, SHARED}
@@ -51,16 +57,24 @@ class FhirStore:
         return content_hash(used)
 
 
-def scan(folder: Path, resource: str, buckets: Sequence[str]) -> pl.LazyFrame:
+def scan(folder: Path, resource: str, buckets: Sequence[str], paths: Iterable[str] = ("id",)) -> pl.LazyFrame:
     """Resources of one type in these buckets; of no rows and only an id if there are none.
 
-    Raises: SchemaError if a shard has no `id`.
+    Mapped resources have their elements as columns. Imported ones are JSON, of which the elements in `paths` (down to
+    primitives) become columns here. Raises: SchemaError if a shard has no `id`.
     """
-    paths = [path for bucket in buckets if (path := folder / resource / f"{bucket}.parquet").is_file()]
-    if not paths:
+    files = [path for bucket in buckets if (path := folder / resource / f"{bucket}.parquet").is_file()]
+    if not files:
         return pl.LazyFrame(schema={"id": pl.String()})
-    frames = [pl.scan_parquet(path) for path in paths]
-    for path, frame in zip(paths, frames, strict=True):
+    frames = [pl.scan_parquet(path) for path in files]
+    for path, frame in zip(files, frames, strict=True):
         if "id" not in frame.collect_schema():
             raise SchemaError(f"{path}: has no column `id`. Expected resources of a FHIR store.")
-    return frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
+    whole = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
+    return _from_json(whole, resource, paths) if JSON in whole.collect_schema() else whole
+
+
+def _from_json(frame: pl.LazyFrame, resource: str, paths: Iterable[str]) -> pl.LazyFrame:
+    there = frame.collect()
+    columns = json_columns(there[JSON], resource, {"id", *paths}).with_columns(there["id"])
+    return pl.concat([columns, there.select("_mapping", "_file", "_row")], how="horizontal").lazy()
