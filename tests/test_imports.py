@@ -13,8 +13,8 @@ ROOT = Path(ehrseq.__file__).parent
 # each package may import those before it on its line of descent
 UPSTREAM: dict[str, set[str]] = {
     "core": set(),
-    "sources": {"core"},
-    "fhir": {"core", "sources"},
+    "fhir": {"core"},
+    "sources": {"core", "fhir"},
     "mapping": {"core", "sources", "fhir"},
     "timeline": {"core", "fhir"},
     "tokens": {"core", "timeline"},
