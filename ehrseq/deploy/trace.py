@@ -125,10 +125,13 @@ def check_lineage(run: Path) -> None:
 
 
 def subject_index(store: Any, tokens: Path, subject: int | None) -> int:
-    """Index of a subject in a token store; None is the first. Raises: ConfigError if it has no such subject."""
+    """Index of a subject in a token store; None is the one with the smallest id.
+
+    Raises: ConfigError if it has no such subject; SchemaError if it has none at all.
+    """
     if store.subjects == 0:
         raise SchemaError(f"{tokens}: holds no subjects.")
-    found = 0 if subject is None else int(store.index_of([subject])[0])
+    found = int(store.subject_id[:].argmin()) if subject is None else int(store.index_of([subject])[0])
     if found < 0:
         raise ConfigError(f"{tokens}: has no subject {subject}. Without --subject the first one is shown.")
     return found
