@@ -22,6 +22,8 @@ _VERBS: dict[str, str] = {
     "run": "ehrseq.deploy.pipeline",
     "map": "ehrseq.mapping.stage",
     "import_fhir": "ehrseq.sources.fhir.stage",
+    "export_fhir": "ehrseq.fhir.export",
+    "export_view": "ehrseq.timeline.export",
     "timeline": "ehrseq.timeline.serialize",
     "tokenize": "ehrseq.tokens.tokenize",
     "label": "ehrseq.tasks.extract",

@@ -31,6 +31,8 @@ mappings = typer.Typer(no_args_is_help=True, help="Work with mapping files: list
 app.add_typer(mappings, name="mappings")
 imports = typer.Typer(no_args_is_help=True, help="Bring in what is FHIR already: files.")
 app.add_typer(imports, name="import")
+exports = typer.Typer(no_args_is_help=True, help="Give out: FHIR, and tables made by views.")
+app.add_typer(exports, name="export")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, last line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
@@ -224,6 +226,44 @@ def import_fhir(
         )
 
     _do("import fhir", as_json, quiet, work)
+
+
+@exports.command("fhir")
+def export_fhir(
+    fhir: Annotated[Path, typer.Argument(help="A FHIR store.")],
+    out: Out,
+    form: Annotated[
+        str, typer.Option(help="ndjson (Bulk layout), bundles (by patient), transactions (PUT).")
+    ] = "ndjson",
+    compress: Annotated[bool, typer.Option("--gz", help="Compress each file.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a FHIR store as NDJSON, Bundles by patient, or transactions that load a server."""
+
+    def work() -> Any:
+        import ehrseq
+
+        return ehrseq.export_fhir(fhir, out, form=form, compress=compress)
+
+    _do("export fhir", as_json, quiet, work)
+
+
+@exports.command("view")
+def export_view(
+    view: Annotated[Path, typer.Argument(help="A SQL-on-FHIR ViewDefinition, YAML or JSON.")],
+    fhir: Annotated[Path, typer.Argument(help="A FHIR store.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .parquet, .csv or .ndjson.")],
+    as_json: Json = False,
+) -> None:
+    """Run a ViewDefinition over a FHIR store and write its rows."""
+
+    def work() -> Any:
+        import ehrseq
+
+        return ehrseq.export_view(view, fhir, out)
+
+    _do("export view", as_json, True, work)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 Nothing is interpreted here but Bundles, which are opened however deep they lie in each other.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,10 +24,12 @@ TEXTS = pl.Schema({
 """`_json` is null where a line is blank or an entry has no resource; `method`, `url`: of a Bundle entry's request;
 `updated`: of its Bundle; `_row`: of the line, or of the Bundle's entry, from 1."""
 
+_ABOUT = ("manifest.json", "bulk-manifest.json", "run.json")  # what exports say about themselves
 _BLOCK_BYTES = 16 << 20
 _DEEPEST_BUNDLE = 4
 _NO_JSON_TEXT_HAS = "\x01"
 _NOT_TEXT = "not UTF-8"
+_BREAKS = re.compile(r"\s*[\r\n]\s*")  # JSON has none inside its strings
 
 
 def fhir_files(data: Path) -> list[Path]:
@@ -37,6 +40,7 @@ def fhir_files(data: Path) -> list[Path]:
         raise SourceError(f"{data}: no such file or folder. Expected NDJSON files or Bundles.")
     found = sorted(p for p in data.rglob("*") if p.name.endswith((*LINES, *DOCUMENTS)) and p.is_file())
     found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(data).parts)]
+    found = [path for path in found if path.name not in _ABOUT]
     if not found:
         raise SourceError(f"{data}: holds no FHIR. Looked for {', '.join((*LINES, *DOCUMENTS))}.")
     return found
@@ -82,12 +86,12 @@ def _entries(bundles: pl.DataFrame) -> pl.DataFrame:
         WITH given AS (
             SELECT *, coalesce(json_extract_string(CASE WHEN json_valid(_json) THEN _json END, '$.resourceType')
                 = 'Bundle', false) AS is_bundle FROM bundles),
+        opened AS (
+            SELECT json_extract(_json, '$.entry[*]') AS entries, coalesce(json_extract_string(_json,
+                '$.meta.lastUpdated'), json_extract_string(_json, '$.timestamp')) AS updated, _file
+            FROM given WHERE is_bundle),
         entries AS (
-            SELECT unnest(json_extract(_json, '$.entry[*]')) AS entry,
-                generate_subscripts(json_extract(_json, '$.entry[*]'), 1) AS place,
-                coalesce(json_extract_string(_json, '$.meta.lastUpdated'), json_extract_string(_json, '$.timestamp'))
-                    AS updated,
-                _file FROM given WHERE is_bundle)
+            SELECT unnest(entries) AS entry, generate_subscripts(entries, 1) AS place, updated, _file FROM opened)
         SELECT CAST(json_extract(entry, '$.resource') AS VARCHAR) AS _json,
             json_extract_string(entry, '$.fullUrl') AS full_url,
             json_extract_string(entry, '$.request.method') AS method,
@@ -162,7 +166,7 @@ def _read(path: Path) -> str:
     except (pa.ArrowInvalid, OSError) as error:
         raise SourceError(f"{path}: cannot be read: {_reason(error)}. Nothing was written.") from error
     try:
-        return data.decode("utf-8-sig")
+        return _BREAKS.sub(" ", data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return _NOT_TEXT
 

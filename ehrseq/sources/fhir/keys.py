@@ -1,5 +1,6 @@
 """What an import must know of each resource to keep it: type, id, version, whose it is; or why it is refused."""
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -10,15 +11,17 @@ from ehrseq.core.database import cursor
 from ehrseq.core.errors import SourceError
 from ehrseq.core.yaml_lines import load_yaml
 from ehrseq.fhir.elements import children, is_resource
+from ehrseq.fhir.owners import OWNERS, patient_of
 from ehrseq.sources.fhir.links import with_ids, with_links
 from ehrseq.sources.rejects import FILTERED, REJECTED
 
-_OWNERS = ("subject", "patient", "beneficiary", "individual", "for")
-_STRUCTURE = """{"resourceType": "VARCHAR", "id": "VARCHAR", "meta": {"lastUpdated": "VARCHAR", "versionId": "VARCHAR"},
-    "subject": {"reference": "VARCHAR"}, "patient": {"reference": "VARCHAR"}, "beneficiary": {"reference": "VARCHAR"},
-    "individual": {"reference": "VARCHAR"}, "for": {"reference": "VARCHAR"}}"""
-_PATIENT = (
-    r"(?:^|/)Patient/([A-Za-z0-9\-.]{1,64})(?:/_history/.*)?$|^urn:(?:uuid|oid):([A-Za-z0-9\-.]{1,64})$"
+_STRUCTURE = json.dumps(
+    {
+        "resourceType": "VARCHAR",
+        "id": "VARCHAR",
+        "meta": {"lastUpdated": "VARCHAR", "versionId": "VARCHAR"},
+        **{name: {"reference": "VARCHAR"} for name in OWNERS},
+    }
 )
 _LEGAL_ID = r"^[A-Za-z0-9\-.]{1,64}$"
 _REQUEST = r"^(?:.*/)?([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/.*)?$"
@@ -57,11 +60,7 @@ def keyed(texts: pl.DataFrame, *, place: int, strict: bool) -> Read:
         type=pl.when(deletion).then(pl.col("url").str.extract(_REQUEST, 1)).otherwise("type"),
         id=pl.when(deletion).then(pl.col("url").str.extract(_REQUEST, 2)).otherwise("id"),
         deleted=deletion,
-        patient=pl.coalesce(
-            pl.when(pl.col("type") == "Patient").then("id"),
-            pl.col("owner").str.extract(_PATIENT, 1),
-            pl.col("owner").str.extract(_PATIENT, 2),
-        ),
+        patient=patient_of(pl.col("type"), pl.col("id"), pl.col("owner")),
     )
     shapes = _shapes(named)
     _refuse_other_versions(named, shapes)
@@ -86,7 +85,7 @@ def _parsed(texts: pl.DataFrame) -> pl.DataFrame:
     """The columns of `texts`, with type, id, updated, version, owner (a reference), valid, and shape: a hash of its
     names. The texts themselves do not pass through DuckDB: handing them back costs more than parsing them.
     """
-    owner = ", ".join(f'x."{name}".reference' for name in _OWNERS)
+    owner = ", ".join(f'x."{name}".reference' for name in OWNERS)
     query = f"""
         SELECT x.resourceType AS type, x.id AS id, x.meta.lastUpdated AS own_updated,
             try_cast(x.meta.versionId AS BIGINT) AS version, coalesce({owner}) AS owner, valid, shape
