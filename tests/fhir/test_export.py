@@ -9,7 +9,9 @@ import pytest
 import ehrseq
 from ehrseq.core.errors import ConfigError, SchemaError
 
-PEOPLE = [{"resourceType": "Patient", "id": name, "name": [{"text": 'Ä "quoted", and, more\\'}]} for name in "abc"]
+PEOPLE = [
+    {"resourceType": "Patient", "id": name, "name": [{"text": 'Ä "quoted", and, more\\'}]} for name in "abc"
+]
 STAYS = [
     {"resourceType": "Encounter", "id": f"e{i}", "status": "finished", "class": {"code": "IMP"},
      "subject": {"reference": f"Patient/{'abc'[i % 3]}"}, "length": {"value": 1.50}}
@@ -27,7 +29,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def resources(out: Path) -> dict[str, dict]:
-    paths = [path for path in out.rglob("[A-Z]*/*.parquet")]
+    paths = list(out.rglob("[A-Z]*/*.parquet"))
     found = [json.loads(text) for path in paths for text in pl.read_parquet(path)["_json"]]
     assert len(found) == len({f"{r['resourceType']}/{r['id']}" for r in found})
     return {f"{r['resourceType']}/{r['id']}": r for r in found}
@@ -47,14 +49,20 @@ def test_out_and_in_again(store: Path, tmp_path: Path, form: str, compress: bool
 def test_bulk_manifest_lists_every_file(store: Path, tmp_path: Path):
     out = ehrseq.export_fhir(store, tmp_path / "out").out
     told = json.loads((out / "bulk-manifest.json").read_text())
-    assert {item["type"]: item["count"] for item in told["output"]} == {"Encounter": 9, "Location": 1, "Patient": 3}
+    assert {item["type"]: item["count"] for item in told["output"]} == {
+        "Encounter": 9,
+        "Location": 1,
+        "Patient": 3,
+    }
     for item in told["output"]:
         assert len((out / item["url"]).read_text().splitlines()) == item["count"]
 
 
 def test_a_bundle_holds_one_patient(store: Path, tmp_path: Path):
     out = ehrseq.export_fhir(store, tmp_path / "out", form="bundles").out
-    by_name = {path.stem: json.loads(path.read_text()) for path in out.rglob("*.json") if "bundles" in path.parts}
+    by_name = {
+        path.stem: json.loads(path.read_text()) for path in out.rglob("*.json") if "bundles" in path.parts
+    }
     by_name = {name: bundle for name, bundle in by_name.items() if bundle.get("resourceType") == "Bundle"}
     assert set(by_name) == {"a", "b", "c", "nobody"}
     for name in "abc":
