@@ -13,7 +13,7 @@ from ehrseq.timeline.definition import Select, View
 from ehrseq.timeline.fhirpath import Binary, Call, Index, Member, Node, This, Unary
 
 _BELOW_WHOLE = 3  # levels that are read of an element that is asked for as a whole
-_REPEATS = 8
+_REPEATED_PLACES = 12  # how many elements a `repeat` is followed through: 12 levels of one path, 3 of two
 _QUIET = frozenset({"extension", "modifierExtension", "id", "assigner", "contained"})
 
 
@@ -71,8 +71,8 @@ class _Reader:
             return at
         nodes = [fhirpath.parse(path) for path in select.paths]
         found = [place for node in nodes for place in self.places(node, at)]
-        level = found
-        for _ in range(_REPEATS if select.mode == "repeat" else 0):
+        level = found if select.mode == "repeat" else []
+        while level and len(found) < _REPEATED_PLACES:
             level = [place for node in nodes for place in self.places(node, level)]
             found = found + level
         self.whole(found, shallow=True)
