@@ -221,7 +221,7 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     """Write a Parquet file whose bytes depend on the frame alone. Raises: StorageError."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        frame.write_parquet(path, compression="zstd", compression_level=3, row_group_size=262_144)
+        frame.write_parquet(path, compression="zstd", compression_level=1, row_group_size=262_144)
 
 
 def input_of(name: str, path: Path) -> Input:

@@ -9,6 +9,7 @@ from ehrseq.core.database import cursor
 from ehrseq.core.hashing import stable_hash
 
 _LONGEST = 64  # FHIR R4B datatypes, `id`: [A-Za-z0-9\-\.]{1,64}
+_LONGEST_NUMBER = 21  # a dot, a sign and 19 digits
 _HASHED_LENGTH = 34  # ".x" and 32 hex digits
 _LEGAL = r"^[A-Za-z0-9\-]+$"
 _LEGAL_ALONE = r"^[A-Za-z0-9\-\.]+$"  # a dot is no ambiguity where there is but one key
@@ -18,7 +19,7 @@ _NUMBERED = r"^(?:[A-Za-z0-9-]+\.)?([1-9][0-9]{0,17})$"
 _BIT_62 = np.uint64(1 << 62)
 
 
-def resource_id(prefix: str, keys: Sequence[pl.Expr]) -> pl.Expr:
+def resource_id(prefix: str, keys: Sequence[pl.Expr], *, numbers: bool = False) -> pl.Expr:
     """`<prefix>.<key>.<key>` where that is a legal id, else `<prefix>.x<md5>`; null if a key is null.
 
     Different keys give different ids: where a key has signs that an id cannot have, or the id would be longer
@@ -31,6 +32,8 @@ def resource_id(prefix: str, keys: Sequence[pl.Expr]) -> pl.Expr:
     """
     texts = [key.cast(pl.String) for key in keys]
     plain = pl.concat_str([pl.lit(prefix), *texts], separator=".")
+    if numbers and len(prefix) + _LONGEST_NUMBER * len(keys) <= _LONGEST:
+        return plain
     if len(texts) == 1:
         fits = texts[0].str.contains(_LEGAL_ALONE) & ~texts[0].str.contains(_LOOKS_HASHED)
     else:

@@ -38,22 +38,26 @@ class Rules:
     any_fails: pl.Expr
 
 
-def rules(resource_type: str, schema: pl.Schema) -> Rules:
+def rules(resource_type: str, schema: pl.Schema, *, known_good: frozenset[str] = frozenset()) -> Rules:
     """Rules for frames of `schema` (columns: FHIR elements; those that begin with "_" are passed over).
 
-    Inside `contained`, whose rows may be of any type, nothing is asked for.
+    Inside `contained`, whose rows may be of any type, and inside columns that are `known_good` nothing is asked for.
     Raises: SchemaError for a column or field that is not an element of its type, or has another dtype.
 
     >>> found = rules("Condition", pl.Schema({"code": pl.Struct({"text": pl.String})}))
     >>> [(rule.element, rule.rule) for rule in found.each]
     [('subject', 'required'), ('code.text', 'string')]
     """
-    return _rules(resource_type, tuple((name, dtype) for name, dtype in schema.items() if name[0] != "_"))
+    columns = tuple((name, dtype) for name, dtype in schema.items() if name[0] != "_")
+    return _rules(resource_type, columns, known_good)
 
 
 @cache
-def _rules(resource_type: str, columns: tuple[tuple[str, pl.DataType], ...]) -> Rules:
-    found = _object(resource_type, dict(columns), pl.col, present=pl.repeat(True, pl.len()))
+def _rules(
+    resource_type: str, columns: tuple[tuple[str, pl.DataType], ...], known_good: frozenset[str]
+) -> Rules:
+    present = pl.repeat(True, pl.len())
+    found = _object(resource_type, dict(columns), pl.col, present, known_good=known_good)
     any_fails = pl.any_horizontal(pl.repeat(False, pl.len()), *found.quick)
     return Rules(tuple(found.each), any_fails.fill_null(False))
 
@@ -85,14 +89,21 @@ class _Found:
         return _Found(each, [_any_item(value, pl.any_horizontal(self.quick))] if self.quick else [])
 
 
-def _object(type_name: str, fields: _Fields, below: Callable[[str], pl.Expr], present: pl.Expr) -> _Found:
+def _object(
+    type_name: str,
+    fields: _Fields,
+    below: Callable[[str], pl.Expr],
+    present: pl.Expr,
+    known_good: frozenset[str] = frozenset(),
+) -> _Found:
     """Rules of an object; `below(name)` is its field, and `present` is true where there is such an object."""
     found = _Found.of(_absences(type_name, fields, below, present))
     for name, dtype in fields.items():
         child = element(type_name, name)
         if not _fits(child, dtype):
             raise SchemaError(f"{type_name}.{name} has dtype {dtype}, which {_words(child)} cannot have.")
-        found += _element(child, dtype, below(name)).under(name)
+        if name not in known_good:
+            found += _element(child, dtype, below(name)).under(name)
     return found
 
 

@@ -5,7 +5,7 @@ rule left it out). The first of these that is true for any mapping of the row co
 """
 
 from collections.abc import Mapping as Map
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import polars as pl
@@ -54,7 +54,7 @@ def map_rows(
     `lookups` are shared tables that may be joined; `known` are references already made by other mappings.
     `full_validation` is the fraction of resources that also pass through `fhir.resources.R4B`.
     """
-    state = _State(tables, lookups, known)
+    state = _State(tables, lookups, known, {link.target for plan in plans for link in plan.links})
     for plan in plans:
         if plan.mapping.table in tables:
             try:
@@ -76,12 +76,17 @@ def _count(frames: list[pl.DataFrame]) -> pl.DataFrame:
 
 class _State:
     def __init__(
-        self, tables: Map[str, pl.DataFrame], lookups: Map[str, pl.DataFrame], known: Map[str, pl.Series]
+        self,
+        tables: Map[str, pl.DataFrame],
+        lookups: Map[str, pl.DataFrame],
+        known: Map[str, pl.Series],
+        targets: Set[str],
     ) -> None:
         indexed = {name: frame.with_row_index(_INDEX) for name, frame in {**lookups, **tables}.items()}
         self.tables = indexed
         self.verdicts = {name: Verdicts.on(frame.height) for name, frame in indexed.items()}
         self.lookups: dict[tuple[str, tuple[str, ...]], pl.DataFrame] = {}
+        self.targets = targets  # mappings that something refers to
         self.ids = dict(known)
         self.whose: dict[str, pl.DataFrame] = {}
         self.resources: dict[str, list[pl.DataFrame]] = {}
@@ -243,8 +248,13 @@ class _State:
     def _valid(
         self, plan: Plan, rows: pl.DataFrame, made: pl.DataFrame, full_validation: float
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Reject what breaks FHIR: columnar rules on every row, `fhir.resources.R4B` on a fraction."""
-        found = validate.violations(made, plan.mapping.resource)
+        """Reject what breaks FHIR: columnar rules on every row, `fhir.resources.R4B` on a fraction.
+
+        The first row speaks for all where an element is the same in all.
+        """
+        resource = plan.mapping.resource
+        first_is_good = validate.violations(made.head(1), resource).is_empty()
+        found = validate.violations(made, resource, known_good=plan.constant if first_is_good else frozenset())
         if full_validation > 0:
             sampled = validate.full(made, plan.mapping.resource, fraction=full_validation)
             found = pl.concat([found, sampled])
@@ -303,9 +313,10 @@ class _State:
         for join in mapping.joins:
             joined = rows[f"~joined {join.table}"].drop_nulls().unique()
             self.verdicts[join.table].used[joined.to_numpy()] = True
-        self.ids[mapping.name] = f"{mapping.resource}/" + rows["~id"]
-        if (whose := _whose(plan, rows)) is not None:
-            self.whose[mapping.name] = whose
+        if mapping.name in self.targets:
+            self.ids[mapping.name] = f"{mapping.resource}/" + rows["~id"]
+            if (whose := _whose(plan, rows)) is not None:
+                self.whose[mapping.name] = whose
         for item in plan.translations:
             missing = rows.filter(pl.col(item.value).is_not_null() & pl.col(item.code).is_null())
             counted = missing.group_by(pl.col(item.value).alias("value")).agg(rows=pl.len().cast(pl.Int64))

@@ -4,6 +4,7 @@ Each leaf is computed once into a column of its own (`~3.value`); nesting only r
 """
 
 from collections.abc import Mapping as Map
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -64,7 +65,8 @@ class Clock:
 class Plan:
     """A compiled mapping. `lets` one after the other, then `leaves`, then `resource` over them.
 
-    `schema` is that of the resource type; `owners` gives the subject column of every table that has one.
+    `schema` is that of the resource type; `owners` gives the subject column of every table that has one; `constant`
+    names the elements that are the same in every resource.
     """
 
     mapping: Mapping
@@ -77,6 +79,7 @@ class Plan:
     translations: list[Translation] = field(default_factory=list)
     clocks: list[Clock] = field(default_factory=list)
     owners: Map[str, str] = field(default_factory=dict)
+    constant: frozenset[str] = frozenset()
 
 
 @lru_cache(maxsize=8)
@@ -148,22 +151,32 @@ class _Compiler:
     def plan(self, schema: pl.Schema) -> Plan:
         children = self.mapping.template.children
         types = elements.children(self.mapping.resource)
-        columns = []
+        columns, constant = [], set()
         for name, dtype in schema.items():
             if name == "id":
                 continue
             built = self._node(children[name], dtype, types[name].type, name) if name in children else None
+            if built is None or not built.leaves:
+                constant.add(name)
             columns.append((built.expression if built else pl.lit(None, dtype)).cast(dtype).alias(name))
-        keys = [pl.sql_expr(sql) for sql in self.mapping.key]
         lets = {
             let.name: pl.lit(let.node.value) if isinstance(let.node, Constant) else pl.sql_expr(let.node.sql)
             for let in self.mapping.lets
         }
         return Plan(
-            self.mapping, schema, lets, resource_id(self.mapping.id_prefix, keys), self.leaves, columns,
+            self.mapping, schema, lets, self._id(self.mapping, self.mapping.key), self.leaves, columns,
             self.links, self.translations, self.clocks,
             {name: table.subject for name, table in self.mappings.source.tables.items() if table.subject},
+            frozenset(constant),
         )  # fmt: skip
+
+    def _id(self, target: Mapping, keys: Sequence[str]) -> pl.Expr:
+        """Id of what `target` makes from these keys."""
+        numbers = all(self._dtype(sql).is_integer() for sql in keys)
+        return resource_id(target.id_prefix, [pl.sql_expr(sql) for sql in keys], numbers=numbers)
+
+    def _dtype(self, sql: str) -> pl.DataType:
+        return pl.LazyFrame(schema=self.row_schema).select(pl.sql_expr(sql).alias("x")).collect_schema()["x"]
 
     def _leaf(self, role: str, expression: pl.Expr) -> str:
         name = f"~{self.count}.{role}"
@@ -228,9 +241,7 @@ class _Compiler:
 
     def _reference(self, node: Reference, dtype: pl.DataType, path: str) -> _Built:
         target = self.mappings[node.mapping]
-        link = pl.lit(f"{target.resource}/") + resource_id(
-            target.id_prefix, [pl.sql_expr(sql) for sql in node.keys]
-        )
+        link = pl.lit(f"{target.resource}/") + self._id(target, node.keys)
         name = self._leaf("reference", link)
         self.links.append(Link(name, f"{path}.reference", node.mapping))
         return self._struct(dtype, {"reference": pl.col(name)}, (name,))
@@ -283,8 +294,7 @@ class _Compiler:
         return _wrap(pl.struct(made), leaves)
 
     def _datetime(self, sql: str, type_name: str, path: str) -> _Built:
-        expression = pl.sql_expr(sql)
-        found = pl.LazyFrame(schema=self.row_schema).select(expression.alias("x")).collect_schema()["x"]
+        expression, found = pl.sql_expr(sql), self._dtype(sql)
         if type_name == "date" or found == pl.Date:
             return self._single("value", expression.dt.to_string("%Y-%m-%d"))
         zone = self.mappings.source.timezone

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from ehrseq.core.dataset import write_parquet
+from ehrseq.core.files import storage_errors
 from ehrseq.core.hashing import stable_hash
 from ehrseq.sources.declaration import Source, Table
 from ehrseq.sources.rejects import Reject, join_rejects, rejects
@@ -103,14 +104,21 @@ def spill(task: SpillTask) -> Spilled:
 def _write(task: SpillTask, rows: pl.DataFrame, part: int) -> None:
     name = f"{_file_name(task.table.name)}/{task.number:04d}-{part:04d}.parquet"
     if task.table.subject is None:
-        write_parquet(rows, task.folder / SHARED / name)
+        _write_part(rows, task.folder / SHARED / name)
         return
     bucket = (stable_hash(rows[task.table.subject]) % task.buckets).astype("int32")
     parts = rows.with_columns(pl.Series("~bucket", bucket)).partition_by(
         "~bucket", as_dict=True, include_key=False
     )
     for (number,), frame in parts.items():
-        write_parquet(frame, task.folder / bucket_name(int(str(number))) / name)
+        _write_part(frame, task.folder / bucket_name(int(str(number))) / name)
+
+
+def _write_part(frame: pl.DataFrame, path: Path) -> None:
+    """Write what is read once, soon, and then removed."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.write_parquet(path, compression="uncompressed", statistics=False)
 
 
 def read_spilled(source: Source, folder: Path, bucket: str) -> dict[str, pl.DataFrame]:

@@ -63,9 +63,10 @@ def stopping(module, name):
             os.read(0, 1)
         return plain(*arguments, **named)
     setattr(module, name, wrapped)
-module = {"spill": "ehrseq.mapping.spill", "write": "ehrseq.mapping.stage"}.get(where)
-if module:
-    stopping(sys.modules[module], "write_parquet")
+writers = {"spill": ("ehrseq.mapping.spill", "_write_part"), "write": ("ehrseq.mapping.stage", "write_parquet")}
+if where in writers:
+    module, name = writers[where]
+    stopping(sys.modules[module], name)
 else:
     stopping(dataset, where)
 stage.map(source, Path(data), Path(out))
