@@ -22,6 +22,7 @@ from ehrseq.sources.rejects import FILTERED, REJECTED, join_rejects, rejects
 _INDEX = "~index"  # the row of the table
 _LINE = "~line"  # the row after exploding
 NOTHING = "no value"
+_SAMPLED = 500  # resources at most that a mapping's sample holds in a bucket
 _PROVENANCE = ("_mapping", "_file", "_row")
 
 
@@ -256,9 +257,10 @@ class _State:
         first_is_good = validate.violations(made.head(1), resource).is_empty()
         found = validate.violations(made, resource, known_good=plan.constant if first_is_good else frozenset())
         if full_validation > 0:
-            sampled = validate.full(made, plan.mapping.resource, fraction=full_validation)
+            limit = _SAMPLED if full_validation < 1 else None
+            sampled = validate.full(made, resource, fraction=full_validation, limit=limit)
             found = pl.concat([found, sampled])
-            self.validated += len(validate.sample(made, full_validation))
+            self.validated += len(validate.sample(made, full_validation, limit=limit))
         if found.is_empty():
             return rows, made
         first = found.unique("index", keep="first", maintain_order=True)
