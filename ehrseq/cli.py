@@ -178,6 +178,18 @@ def map_(
     source: Source,
     data: Annotated[Path, typer.Argument(help="Folder of the source's tables.")],
     out: Out,
+    delta: Annotated[
+        bool,
+        typer.Option("--delta", help="DATA is what is new since the store at OUT (made with --keep-rows)."),
+    ] = False,
+    keep_rows: Annotated[
+        bool,
+        typer.Option("--keep-rows", help="Keep the rows in the store, so that deltas can be laid over them."),
+    ] = False,
+    allow_changed_columns: Annotated[
+        bool,
+        typer.Option("--allow-changed-columns", help="Go on if columns differ from the last delivery's."),
+    ] = False,
     validate: Validate = "sample",
     workers: Workers = 1,
     max_reject_fraction: Rejects = 0.05,
@@ -185,7 +197,7 @@ def map_(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Map a source's tables to a FHIR store; every row is accounted for."""
+    """Map a source's tables to a FHIR store; every row is accounted for, and what has not changed stays as it is."""
 
     def work() -> Any:
         import ehrseq
@@ -194,6 +206,9 @@ def map_(
             source,
             data,
             out,
+            delta=delta,
+            keep_rows=keep_rows,
+            allow_changed_columns=allow_changed_columns,
             validate=validate,
             workers=workers,
             max_reject_fraction=max_reject_fraction,

@@ -66,6 +66,16 @@ def _result(console: Console, verb: str, result: Result) -> None:
     made = made_in_short(manifest.made)
     cost = f"{result.run['seconds']:.1f} s, {result.run['peak_rss_bytes'] / 2**30:.2f} GiB"
     console.print(f"[bold]{result.out}[/]  {verb}: {made or 'done'} ({cost})")
+    if delivered := manifest.notes.get("delivered"):
+        parts = [
+            f"{name} {', '.join(f'{count:,} {what}' for what, count in counts.items() if count)}"
+            for name, counts in delivered.items()
+        ]
+        console.print(f"rows of the delta: {'; '.join(parts)}")
+    if changes := manifest.notes.get("changes"):
+        from ehrseq.mapping.changes import in_words
+
+        console.print(f"changed since the last delivery: {in_words(changes)} (see changes/changes.parquet)")
     if unmapped := manifest.notes.get("unmapped"):
         words = ", ".join(
             f"{name} {item['values']} values in {item['rows']:,} rows" for name, item in unmapped.items()

@@ -255,7 +255,9 @@ class _State:
         """
         resource = plan.mapping.resource
         first_is_good = validate.violations(made.head(1), resource).is_empty()
-        found = validate.violations(made, resource, known_good=plan.constant if first_is_good else frozenset())
+        found = validate.violations(
+            made, resource, known_good=plan.constant if first_is_good else frozenset()
+        )
         if full_validation > 0:
             limit = _SAMPLED if full_validation < 1 else None
             sampled = validate.full(made, resource, fraction=full_validation, limit=limit)

@@ -3,6 +3,8 @@
 All rows of a subject, from every table, land in the same bucket; rows of shared tables in the bucket "shared".
 """
 
+import shutil
+from collections.abc import Callable
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,9 +55,9 @@ def buckets_for(files: Map[str, list[Path]]) -> int:
 
 
 def spill_tasks(
-    source: Source, files: Map[str, list[Path]], data: Path, folder: Path, buckets: int
+    source: Source, files: Map[str, list[Path]], label: Callable[[Path], str], folder: Path, buckets: int
 ) -> list[SpillTask]:
-    """One task for each file; neighbours of one table go together while they are small."""
+    """One task for each file, with its name in provenance; neighbours of one table go together while they are small."""
     groups: list[tuple[str, list[Path]]] = []
     room = 0
     for name, paths in files.items():
@@ -69,7 +71,7 @@ def spill_tasks(
     return [
         SpillTask(
             source.tables[name],
-            tuple((path, path.relative_to(data).as_posix()) for path in paths),
+            tuple((path, label(path)) for path in paths),
             number, folder, buckets,
         )
         for number, (name, paths) in enumerate(groups)
@@ -102,20 +104,20 @@ def spill(task: SpillTask) -> Spilled:
 
 
 def _write(task: SpillTask, rows: pl.DataFrame, part: int) -> None:
-    name = f"{_file_name(task.table.name)}/{task.number:04d}-{part:04d}.parquet"
+    name = f"{file_name(task.table.name)}/{task.number:04d}-{part:04d}.parquet"
     if task.table.subject is None:
-        _write_part(rows, task.folder / SHARED / name)
+        write_part(rows, task.folder / SHARED / name)
         return
     bucket = (stable_hash(rows[task.table.subject]) % task.buckets).astype("int32")
     parts = rows.with_columns(pl.Series("~bucket", bucket)).partition_by(
         "~bucket", as_dict=True, include_key=False
     )
     for (number,), frame in parts.items():
-        _write_part(frame, task.folder / bucket_name(int(str(number))) / name)
+        write_part(frame, task.folder / bucket_name(int(str(number))) / name)
 
 
-def _write_part(frame: pl.DataFrame, path: Path) -> None:
-    """Write what is read once, soon, and then removed."""
+def write_part(frame: pl.DataFrame, path: Path) -> None:
+    """Write what is read once, soon, and then removed. Raises: StorageError."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         frame.write_parquet(path, compression="uncompressed", statistics=False)
@@ -125,15 +127,23 @@ def read_spilled(source: Source, folder: Path, bucket: str) -> dict[str, pl.Data
     """Tables of a bucket, in the order of files and rows; tables with no rows there are empty frames."""
     shared = bucket == SHARED
     return {
-        name: _read(folder / bucket / _file_name(name), table)
+        name: read_table(folder / bucket / file_name(name), table)
         for name, table in source.tables.items()
         if table.shared == shared
     }
 
 
-def _read(folder: Path, table: Table) -> pl.DataFrame:
+def read_table(folder: Path, table: Table, files: str = "*.parquet") -> pl.DataFrame:
+    """Typed rows of a table from the `files` of a folder, in order of their names."""
     empty = pl.DataFrame(schema=row_columns(table))
-    return pl.concat([empty, *(pl.read_parquet(path) for path in sorted(folder.glob("*.parquet")))])
+    return pl.concat([empty, *(pl.read_parquet(path) for path in sorted(folder.glob(files)))])
+
+
+def replace_spilled(folder: Path, bucket: str, tables: Map[str, pl.DataFrame]) -> None:
+    """Put these rows in place of those of a bucket."""
+    shutil.rmtree(folder / bucket, ignore_errors=True)
+    for name, frame in tables.items():
+        write_part(frame, folder / bucket / file_name(name) / "0000.parquet")
 
 
 def row_columns(table: Table) -> pl.Schema:
@@ -142,7 +152,12 @@ def row_columns(table: Table) -> pl.Schema:
     return pl.Schema([("_file", pl.String()), ("_row", pl.Int64()), *columns])
 
 
-def _file_name(table: str) -> str:
+def file_name(table: str) -> str:
+    """A table's name as that of a file.
+
+    >>> file_name("hosp/labevents")
+    'hosp__labevents'
+    """
     return table.replace("/", "__")
 
 

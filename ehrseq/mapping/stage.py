@@ -1,66 +1,49 @@
 """`ehrseq map`: a source's tables to a FHIR store, in two passes.
 
 The first pass spills typed rows into subject buckets, the second maps each bucket by itself. Memory is bounded
-by the largest bucket. The store does not depend on the number of workers.
+by the largest bucket. The store does not depend on the number of workers. Buckets whose rows are those of the run
+before are taken over from the store that stands there; a delta is laid over the rows that store has kept.
 """
 
-import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping as Map
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
+import ehrseq
 from ehrseq.core.dataset import Build, Result, write_parquet
-from ehrseq.core.errors import ConfigError, DataQualityError, MappingError, SourceError
+from ehrseq.core.errors import BusyError, ConfigError, DataQualityError
 from ehrseq.core.executor import run_tasks
-from ehrseq.core.files import sha256_file
-from ehrseq.core.manifest import Account, Input, total
+from ehrseq.core.gate import refuse_rejects
+from ehrseq.core.hashing import content_hash
+from ehrseq.core.manifest import Account, Input, Manifest, read_manifest
 from ehrseq.core.progress import log
-from ehrseq.mapping.bucket import UNMAPPED, map_rows
+from ehrseq.mapping.books import close_books, enter_shards
+from ehrseq.mapping.changes import Change, in_words, summary
 from ehrseq.mapping.check import find_source, fingerprint, load_mappings
-from ehrseq.mapping.compile import compile_mappings, resource_schemas
+from ehrseq.mapping.delivery import Delivery, columns_changed, find_delivery
+from ehrseq.mapping.delta import UNREAD, write_keys
 from ehrseq.mapping.specification import MappingSet
 from ehrseq.mapping.spill import (
     SHARED,
     bucket_name,
     buckets_for,
     read_rejects,
-    read_spilled,
     spill,
     spill_tasks,
 )
-from ehrseq.mapping.verdicts import Verdicts
-from ehrseq.sources.rejects import FILTERED, REJECTED, Reject, join_rejects, rejects
-from ehrseq.sources.tables import find_tables
+from ehrseq.mapping.task import Before, BucketReport, BucketTask, map_bucket
+from ehrseq.sources.declaration import Source
+from ehrseq.sources.rejects import Reject
 
 type Validation = Literal["sample", "full", "none"]
+type _Columns = dict[str, dict[str, str]]
 _FRACTION = {"none": 0.0, "sample": 0.002, "full": 1.0}
-NOT_REFERENCED, NOT_MAPPED = "not referenced", "no mapping made a resource"
-
-
-@dataclass(frozen=True)
-class _BucketTask:
-    bucket: str
-    mappings: Path
-    fingerprint: str
-    spilled: Path
-    out: Path
-    validation: float
-
-
-@dataclass
-class _BucketReport:
-    """What one bucket gave, small enough to send back from a worker. `shared` are verdicts on shared tables."""
-
-    accounts: dict[str, Account] = field(default_factory=dict)
-    rows: dict[str, int] = field(default_factory=dict)
-    shared: dict[str, Verdicts] = field(default_factory=dict)
-    unmapped: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=UNMAPPED))
-    validated: int = 0
 
 
 def map(
@@ -68,6 +51,9 @@ def map(
     data: Path,
     out: Path,
     *,
+    delta: bool = False,
+    keep_rows: bool = False,
+    allow_changed_columns: bool = False,
     validate: Validation = "sample",
     workers: int = 1,
     max_reject_fraction: float = 0.05,
@@ -75,9 +61,12 @@ def map(
 ) -> Result:
     """Map the tables below `data` to a FHIR store at `out`.
 
-    `source` is a shipped source's name or a folder of mappings. `validate` says how many resources also pass
-    through `fhir.resources.R4B` (columnar rules check every row always). Raises: MappingError, SourceError,
-    DataQualityError when more than `max_reject_fraction` of the rows are rejected, StorageError, BusyError.
+    `source` is a shipped source's name or a folder of mappings. `delta`: `data` holds only what is new since the store
+    at `out`, which was made with `keep_rows`: rows replace those with the same primary key, and keys in
+    `TABLE.deleted.csv` take rows away. `allow_changed_columns`: go on if tables or columns are not those of the
+    delivery before. `validate` says how many resources also pass through `fhir.resources.R4B` (columnar rules check
+    every row always). Raises: MappingError, SourceError, DataQualityError when more than
+    `max_reject_fraction` of the rows are rejected or columns have changed, StorageError, BusyError.
     """
     if validate not in _FRACTION:
         raise ConfigError(f"--validate {validate}: expected sample, full or none.")
@@ -87,180 +76,170 @@ def map(
         )
     folder = find_source(source)
     mappings = load_mappings(folder)
-    files = find_tables(mappings.source, Path(data))
-    buckets = buckets_for(files)
+    data, out = Path(data), Path(out)
+    previous = _previous(out, mappings.source, delta)
+    delivery = find_delivery(mappings.source, data, delta=delta)
+    inputs = _merged_inputs(previous, delivery)
     config = {"source": mappings.source.name, "version": mappings.source.version, "mappings": fingerprint(folder),
-              "buckets": buckets, "validate": validate, "max_reject_fraction": max_reject_fraction}  # fmt: skip
-    inputs = [
-        Input(path.relative_to(data).as_posix(), _sha256(path)) for paths in files.values() for path in paths
-    ]
+              "buckets": _bucket_count(delivery, previous), "validate": validate, "keep_rows": keep_rows or delta,
+              "max_reject_fraction": max_reject_fraction}  # fmt: skip
     with Build(out, kind="fhir", config=config, inputs=inputs, force=force) as build:
         if not build.unchanged:
-            spilled = build.path("spilled/x").parent
-            accounts = _first_pass(mappings, files, data, spilled, buckets, workers)
-            names = [SHARED, *(bucket_name(number) for number in range(buckets))]
-            tasks = [
-                _BucketTask(name, folder, str(config["mappings"]), spilled, build.folder, _FRACTION[validate])
-                for name in names
-            ]
-            reports = [
-                _map_bucket(tasks[0]),
-                *run_tasks(_map_bucket, tasks[1:], workers=workers, what="buckets"),
-            ]
-            shutil.rmtree(spilled)
-            _enter(build, reports, resource_schemas(mappings))
-            _close_books(build, mappings, accounts, reports)
-            _gate(build, out, max_reject_fraction)
+            if previous and (build.previous is None or build.previous.fingerprint != previous.fingerprint):
+                raise BusyError(f"{out}: another run has just replaced it. Run the command again.")
+            columns = delivery.columns(mappings.source)
+            build.notes["columns"] = _checked_columns(previous, columns, delivery, allow_changed_columns)
+            run = _Run(build, mappings, folder, delivery, workers, previous)
+            reports = run.buckets()
+            enter_shards(build, reports, mappings)
+            close_books(build, mappings, run.read, [report for _, report in reports])
+            run.note_changes([report for _, report in reports])
+            refuse_rejects(build, max_reject_fraction, ("table", "rule"))
     return build.result
 
 
-def _sha256(path: Path) -> str:
-    try:
-        return sha256_file(path)
-    except OSError as error:
-        raise SourceError(
-            f"{path}: cannot be read: {error.strerror}. Check the file and its permissions."
-        ) from error
-
-
-def _first_pass(
-    mappings: MappingSet, files: Map[str, list[Path]], data: Path, spilled: Path, buckets: int, workers: int
-) -> dict[str, Account]:
-    tasks = spill_tasks(mappings.source, files, data, spilled, buckets)
-    accounts: dict[str, Account] = {}
-    for read in run_tasks(spill, tasks, workers=workers, what="files"):
-        rejected = sum(read.rejected.values())
-        accounts.setdefault(read.table, Account()).add(
-            Account(rows_in=rejected, rejected=rejected, reasons=dict(read.rejected))
+def _previous(out: Path, source: Source, delta: bool) -> Manifest | None:
+    """This source's store at `out`, if any. Raises: SchemaError, ConfigError if a delta cannot be laid over it."""
+    if not delta and not (out / "manifest.json").is_file():
+        return None
+    previous = read_manifest(out, "fhir")
+    if not delta:
+        return previous if previous.config.get("source") == source.name else None
+    if previous.config.get("source") != source.name or not previous.config.get("keep_rows"):
+        raise ConfigError(
+            f"{out}: was made from source {previous.config.get('source')}"
+            f"{'' if previous.config.get('keep_rows') else ' without --keep-rows'}; a delta of {source.name} cannot be "
+            "laid over it. Map a full delivery with --keep-rows first."
         )
-        log("read", table=read.table, rows=read.rows_in, rejected=rejected)
-    return accounts
+    return previous
 
 
-def _map_bucket(task: _BucketTask) -> _BucketReport:
-    """Map one bucket and write its shards; runs in a worker."""
-    mappings = load_mappings(task.mappings)
-    if fingerprint(task.mappings) != task.fingerprint:
-        raise MappingError(
-            f"{task.mappings}: the mappings were changed while they ran. Run the command again."
-        )
-    plans = compile_mappings(mappings)
-    lookups = read_spilled(mappings.source, task.spilled, SHARED)
-    ids = task.spilled / "ids"
-    if task.bucket == SHARED:
-        tables: dict[str, pl.DataFrame] = {}
-        mapped = map_rows(plans, lookups, {}, {}, full_validation=task.validation)
-        for name, made in mapped.ids.items():
-            write_parquet(made.to_frame("id"), ids / f"{name}.parquet")
-    else:
-        tables = read_spilled(mappings.source, task.spilled, task.bucket)
-        known = {path.stem: pl.read_parquet(path)["id"] for path in sorted(ids.glob("*.parquet"))}
-        mapped = map_rows(plans, tables, lookups, known, full_validation=task.validation)
-    report = _BucketReport(unmapped=mapped.unmapped, validated=mapped.validated)
-    left_out = [read_rejects(task.spilled)] if task.bucket == SHARED else []
-    for name, verdicts in mapped.verdicts.items():
-        table = mappings.source.tables[name]
-        if table.shared:
-            report.shared[name] = verdicts
-            continue
-        leftover = table.skip or NOT_MAPPED
-        report.accounts[name] = verdicts.account(leftover)
-        left_out += [
-            rejects(tables[name].filter(pl.Series(rows)), name, rule=reason, message=reason, outcome=outcome)
-            for outcome, reason, rows in verdicts.final(leftover)
-            if outcome == FILTERED
-        ]
-    frames = {**mapped.resources, "rejects": join_rejects([mapped.rejects, *left_out])}
-    for folder, frame in frames.items():
-        if frame.height:
-            name = f"{folder}/{task.bucket}.parquet"
-            write_parquet(frame, task.out / name)
-            report.rows[name] = frame.height
-    return report
-
-
-def _enter(build: Build, reports: Sequence[_BucketReport], schemas: Map[str, pl.Schema]) -> None:
-    """Enter the shards and count the resources."""
-    for report in reports:
-        for name, rows in report.rows.items():
-            folder = Path(name).parent.name
-            build.enter(
-                name, rows=rows, schema=Reject.polars_schema() if folder == "rejects" else schemas[folder]
+def _checked_columns(
+    previous: Manifest | None, columns: _Columns, delivery: Delivery, allowed: bool
+) -> _Columns:
+    """The columns to note. Raises: DataQualityError if they are not those of the delivery before."""
+    before: _Columns = previous.notes.get("columns", {}) if previous else {}
+    if before and (changed := columns_changed(before, columns, delta=delivery.delta)):
+        if not allowed:
+            raise DataQualityError(
+                f"{delivery.data}: is not shaped like the delivery before: {'; '.join(changed)}. Nothing was written. "
+                "If it is meant so, run again with --allow-changed-columns."
             )
-            if folder != "rejects":
-                build.made(folder, rows)
+        log("columns changed", what="; ".join(changed))
+    return {**before, **columns} if delivery.delta else columns
 
 
-def _close_books(
-    build: Build, mappings: MappingSet, read: Map[str, Account], reports: Sequence[_BucketReport]
-) -> None:
-    """Account for every row of every table that is there."""
-    for name, account in read.items():
-        build.account(name, account)
-        table = mappings.source.tables[name]
-        for report in reports:
-            if not table.shared and name in report.accounts:
-                build.account(name, report.accounts[name])
-        if table.shared:
-            leftover = table.skip or NOT_REFERENCED
-            build.account(name, _merged([report.shared[name] for report in reports]).account(leftover))
-    build.notes["absent"] = sorted(set(mappings.source.tables) - set(read))
-    build.notes["fully_validated"] = sum(report.validated for report in reports)
-    build.notes["rejected_by_mapping"] = _rejected_by_mapping(build.folder)
-    unmapped = pl.concat(report.unmapped for report in reports)
-    counted = unmapped.group_by("map", "value").agg(pl.col("rows").sum()).sort("map", "rows", "value")
-    summary = counted.group_by("map").agg(values=pl.len(), rows=pl.col("rows").sum()).sort("map")
-    build.notes["unmapped"] = {
-        row["map"]: {"values": row["values"], "rows": row["rows"]} for row in summary.to_dicts()
-    }
-    if counted.height:
-        build.write("unmapped/unmapped.parquet", counted)
+def _merged_inputs(previous: Manifest | None, delivery: Delivery) -> list[Input]:
+    """All that the store is made from: a delta comes on top of the deliveries before."""
+    inputs = delivery.inputs
+    if not delivery.delta or previous is None:
+        return inputs
+    new = [item for item in inputs if item not in previous.inputs]
+    return [*previous.inputs, *new]
 
 
-def _rejected_by_mapping(folder: Path) -> dict[str, dict[str, int]]:
-    """How many rows each rule of each mapping stopped, also rows that another mapping could use."""
-    files = sorted((folder / "rejects").glob("*.parquet"))
-    if not files:
-        return {}
-    counted = (
-        pl.scan_parquet(files)
-        .filter((pl.col("outcome") == REJECTED) & pl.col("mapping").is_not_null())
-        .group_by("mapping", "rule")
-        .agg(rows=pl.struct("file", "row").n_unique())
-        .sort("mapping", "rule")
-        .collect()
-    )
-    found: dict[str, dict[str, int]] = {}
-    for row in counted.to_dicts():
-        found.setdefault(row["mapping"], {})[row["rule"]] = row["rows"]
-    return found
+def _bucket_count(delivery: Delivery, previous: Manifest | None) -> int:
+    """As many as before, unless the data have grown or shrunk fourfold: so unchanged buckets stay what they are."""
+    before = previous.config.get("buckets") if previous else None
+    wanted = buckets_for(delivery.rows)
+    if isinstance(before, int) and (delivery.delta or wanted / 4 <= before <= wanted * 4):
+        return before
+    return wanted
 
 
-def _merged(verdicts: Sequence[Verdicts]) -> Verdicts:
-    """Verdicts of all buckets on the same shared table; only the first has made resources from it."""
-    first = verdicts[0]
-    for other in verdicts[1:]:
-        first.used |= other.used
-        for reason, rows in other.filtered.items():
-            first.mark(FILTERED, reason, rows.nonzero()[0])
-    return first
+class _Run:
+    """One run: the first pass over the delivery, then every bucket."""
 
+    def __init__(
+        self,
+        build: Build,
+        mappings: MappingSet,
+        folder: Path,
+        delivery: Delivery,
+        workers: int,
+        previous: Manifest | None,
+    ) -> None:
+        self.build, self.mappings, self.folder = build, mappings, folder
+        self.delivery, self.workers, self.previous = delivery, workers, previous
+        self.spilled = build.path("spilled/x").parent
+        self.read: dict[str, Account] = {}
+        self.keys: dict[str, dict[str, int]] = {}
 
-def _gate(build: Build, out: Path, limit: float) -> None:
-    """Refuse the store when too many rows were rejected; leave the rejects where the user finds them."""
-    books, beside = total(build.accounts.values()), Path(f"{out}.rejects.parquet")
-    if not books.rows_in or books.rejected <= limit * books.rows_in:
-        beside.unlink(missing_ok=True)  # of a refused run before: it says nothing of this store
-        return
-    rejected = pl.scan_parquet(build.folder / "rejects" / "*.parquet").filter(outcome="rejected").collect()
-    whole = build.path("refused.parquet")
-    write_parquet(rejected, whole)
-    os.replace(whole, beside)
-    worst = (
-        rejected.group_by("table", "rule").len().sort("len", "table", "rule", descending=[True, False, False])
-    )
-    reasons = "; ".join(f"{row['table']} {row['rule']} {row['len']:,}" for row in worst.head(3).to_dicts())
-    raise DataQualityError(
-        f"{out}: {books.rejected:,} of {books.rows_in:,} rows were rejected, more than --max-reject-fraction {limit:g} "
-        f"({reasons}). No store was written; the rejected rows and their reasons are in {beside}."
-    )
+    def buckets(self) -> list[tuple[str, BucketReport]]:
+        """Spill the delivery, map what is shared, then the buckets of subjects."""
+        self._first_pass()
+        if self.delivery.delta:
+            self._over_kept_rows()
+        shared = map_bucket(self._task(SHARED, self._rules()))
+        rules = self._rules(shared.work)
+        names = [bucket_name(number) for number in range(self.build.config["buckets"])]
+        tasks = [self._task(name, rules) for name in names]
+        reports = run_tasks(map_bucket, tasks, workers=self.workers, what="buckets")
+        if self.build.config["keep_rows"]:
+            unread = read_rejects(self.spilled)
+            write_parquet(unread, self.build.path(UNREAD))
+            self.build.enter(UNREAD, rows=unread.height, schema=Reject.polars_schema())
+        shutil.rmtree(self.spilled)
+        return [(SHARED, shared), *zip(names, reports, strict=True)]
+
+    def _first_pass(self) -> None:
+        delivery, source = self.delivery, self.mappings.source
+        tasks = spill_tasks(source, delivery.rows, delivery.label, self.spilled, self.build.config["buckets"])
+        for read in run_tasks(spill, tasks, workers=self.workers, what="files"):
+            self._account_unread(read.table, read.rejected)
+            log("read", table=read.table, rows=read.rows_in, rejected=sum(read.rejected.values()))
+
+    def _account_unread(self, table: str, rejected: Map[str, int]) -> None:
+        count = sum(rejected.values())
+        account = Account(rows_in=count, rejected=count, reasons=dict(rejected))
+        self.read.setdefault(table, Account()).add(account)
+
+    def _over_kept_rows(self) -> None:
+        """Gather the keys of a delta, and carry over what could not be read before."""
+        assert self.previous is not None
+        self.keys = write_keys(self.mappings.source, self.spilled, self.delivery.gone, self.delivery.data)
+        unread = pl.read_parquet(self.build.out / UNREAD)
+        write_parquet(unread, self.spilled / "rejects" / "before.parquet")
+        for table, rule, count in unread.group_by("table", "rule").len().sort("table", "rule").iter_rows():
+            self._account_unread(table, {rule: count})
+        for table in self.previous.sources:
+            self.read.setdefault(table, Account())
+
+    def _rules(self, shared: str | None = None) -> str:
+        """Hash of all that decides a bucket's shards, except its own rows."""
+        config = {key: self.build.config[key] for key in ("mappings", "buckets", "validate", "keep_rows")}
+        return content_hash([ehrseq.__version__, pl.__version__, config, shared])
+
+    def _task(self, bucket: str, rules: str) -> BucketTask:
+        build = self.build
+        task = BucketTask(bucket, self.folder, build.config["mappings"], rules, self.spilled, build.folder,
+                          _FRACTION[build.config["validate"]], delta=self.delivery.delta,
+                          keep=build.config["keep_rows"])  # fmt: skip
+        if self.previous is None or build.force:
+            return task
+        shards = tuple(
+            shard
+            for shard in self.previous.shards
+            if bucket in (Path(shard.path).stem, Path(shard.path).parent.name)
+        )
+        return replace(
+            task, before=Before(build.out, self.previous.notes.get("work", {}).get(bucket, ""), shards)
+        )
+
+    def note_changes(self, reports: Sequence[BucketReport]) -> None:
+        """Note what the delivery brought and what it changed."""
+        build = self.build
+        taken = sum(report.taken_over for report in reports)
+        log("buckets", mapped=len(reports) - taken, unchanged=taken)
+        if self.keys:
+            build.notes["delivered"] = {
+                name: dict(sum((r.delivered.get(name, Counter()) for r in reports), Counter(counts)))
+                for name, counts in self.keys.items()
+            }
+        if self.previous is None:
+            return
+        frames = [report.changes for report in reports]
+        if found := summary(frames):
+            build.notes["changes"] = found
+            build.write("changes/changes.parquet", pl.concat([Change.empty(), *frames]))
+            log("changed", what=in_words(found))

@@ -1,6 +1,10 @@
 """The verdict on each row of a table: used, rejected or filtered, and why."""
 
+import base64
+import zlib
+from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,6 +34,26 @@ class Verdicts:
         book = self.rejected if outcome == REJECTED else self.filtered
         book.setdefault(reason, np.zeros(self.height, bool))[np.asarray(index)] = True
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, ready for `json`."""
+        return {
+            "height": self.height,
+            "used": _packed(self.used),
+            "rejected": {reason: _packed(rows) for reason, rows in self.rejected.items()},
+            "filtered": {reason: _packed(rows) for reason, rows in self.filtered.items()},
+            "made": self.made,
+        }
+
+    @classmethod
+    def from_json(cls, value: Map[str, Any]) -> "Verdicts":
+        """What `to_json` gave."""
+        height = value["height"]
+        rejected, filtered = (
+            {reason: _unpacked(rows, height) for reason, rows in value[book].items()}
+            for book in ("rejected", "filtered")
+        )
+        return cls(height, _unpacked(value["used"], height), rejected, filtered, value["made"])
+
     def final(self, leftover: str) -> list[tuple[str, str, NDArray[np.bool_]]]:
         """(outcome, reason, rows) of all rows that are not used; those without a verdict are filtered as `leftover`."""
         open_rows, found = ~self.used, []
@@ -50,3 +74,12 @@ class Verdicts:
                         reasons={reason: count})
             )  # fmt: skip
         return account
+
+
+def _packed(rows: NDArray[np.bool_]) -> str:
+    return base64.b64encode(zlib.compress(np.packbits(rows).tobytes())).decode()
+
+
+def _unpacked(text: str, height: int) -> NDArray[np.bool_]:
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
+    return np.unpackbits(bits, count=height).astype(bool)

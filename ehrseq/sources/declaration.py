@@ -15,8 +15,9 @@ Types: string, integer, number, boolean, date, datetime. `shared` tables belong 
 staff). `optional` tables may be absent. `skip` (instead of mappings) says why a table is not mapped. By default a
 table is a file of its name; `files` is a pattern for those with other names, and `file_name` fills columns from the
 names of the files (the first group of a regular expression). `encoding` is that of text files, UTF-8 unless given.
-`may_lack` lists columns that a file may do without; they are null then. `ignore_case: true` (of the source) finds files
-and columns whatever their case.
+`may_lack` lists columns that a file may do without; they are null then. `primary_key` lists the columns that name a
+row, by which a later delivery replaces or deletes it. `ignore_case: true` (of the source) finds files and columns
+whatever their case.
 """
 
 import codecs
@@ -45,6 +46,7 @@ _TABLE_KEYS = {
     "separator",
     "encoding",
     "may_lack",
+    "primary_key",
 }
 _SOURCE_KEYS = {
     "source",
@@ -79,6 +81,7 @@ class Table:
     separator: str | None = None
     encoding: str = "utf-8"
     may_lack: frozenset[str] = frozenset()
+    primary_key: tuple[str, ...] = ()
     ignore_case: bool = False
     timezone: str = "UTC"
 
@@ -149,11 +152,12 @@ def _table(document: Document, name: str, subject: str | None, zone: str) -> Tab
                 f"{document.at((*where, 'columns', column))}  column `{column}` has type `{kind}`."
                 f"{closest(str(kind), COLUMN_TYPES)} Expected one of {', '.join(COLUMN_TYPES)}."
             )
-    may_lack = frozenset(value.get("may_lack", ()))
-    for column in sorted(may_lack - set(columns)):
-        raise MappingError(
-            f"{document.at((*where, 'may_lack'))}  column `{column}` is not declared.{closest(column, columns)}"
-        )
+    listed = {key: tuple(map(str, value.get(key, ()))) for key in ("may_lack", "primary_key")}
+    for key, column in [(key, column) for key, names in listed.items() for column in names]:
+        if column not in columns:
+            raise MappingError(
+                f"{document.at((*where, key))}  column `{column}` is not declared.{closest(column, columns)}"
+            )
     owner = None if value.get("shared") else value.get("subject", subject)
     if not value.get("shared") and owner not in columns:
         raise MappingError(
@@ -184,7 +188,8 @@ def _table(document: Document, name: str, subject: str | None, zone: str) -> Tab
         value.get("skip"),
         null_values=nulls,
         file_name=names,
-        may_lack=may_lack,
+        may_lack=frozenset(listed["may_lack"]),
+        primary_key=listed["primary_key"],
         ignore_case=bool(document.value.get("ignore_case")),
         timezone=zone,
         **formats,

@@ -1,5 +1,7 @@
 """Delimited and Parquet files as batches of untyped columns with row numbers, and the numbers of ragged rows."""
 
+import csv
+import io
 import os
 import re
 from collections import Counter
@@ -28,6 +30,7 @@ SUFFIXES = {
 
 _BLOCK_BYTES = 16 << 20
 _BATCH_ROWS = 262_144
+_HEADER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,24 @@ def raw_batches(table: Table, path: Path) -> Iterator[Raw]:
             f"{path}: cannot be read past data row {seen}: {_reason(error, table, path)}. "
             "Nothing was written. Deliver the file again, complete and in its declared encoding."
         ) from error
+
+
+def delivered_columns(table: Table, path: Path) -> dict[str, str]:
+    """Names of a file's columns with their types (`text` in delimited files); none where reading it will fail."""
+    try:
+        if path.suffix == ".parquet":
+            schema = pyarrow.parquet.read_schema(path)
+            found = {name: str(schema.field(name).type) for name in schema.names}
+        else:
+            compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+            with pa.input_stream(str(path), compression=compression) as stream:
+                block = stream.read(_HEADER_BYTES).decode(table.encoding, errors="ignore")
+            names = next(csv.reader(io.StringIO(block), delimiter=_separator(table, path)), [])
+            found = dict.fromkeys((name.removeprefix("\ufeff") for name in names), "text")
+        _columns(table, list(found), path)
+    except (pa.ArrowInvalid, OSError, SourceError, csv.Error):
+        return {}
+    return found
 
 
 def _reason(error: Exception, table: Table, path: Path) -> str:

@@ -4,8 +4,6 @@ Buckets whose shards have not changed since the last run are taken over from it.
 number of workers, nor on what was taken over.
 """
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,10 +11,10 @@ from pathlib import Path
 import polars as pl
 
 import ehrseq
-from ehrseq.core.dataset import Build, Result, input_of
+from ehrseq.core.dataset import Build, Result, input_of, take_over
 from ehrseq.core.errors import DataQualityError
 from ehrseq.core.executor import run_tasks
-from ehrseq.core.files import sha256_file, write_json
+from ehrseq.core.files import write_json
 from ehrseq.core.gate import refuse_rejects
 from ehrseq.core.hashing import content_hash
 from ehrseq.core.manifest import Account
@@ -101,19 +99,10 @@ def _buckets(
 
 def _taken_over(build: Build, bucket: str) -> BucketReport | None:
     """Link a bucket's files from the old dataset; None if one is missing or damaged."""
-    old = {shard.path: shard for shard in build.previous.shards} if build.previous else {}
-    names = [name.format(bucket) for name in _PARTS if name.format(bucket) in old]
-    if any(
-        not (build.out / name).is_file() or sha256_file(build.out / name) != old[name].sha256
-        for name in names
-    ):
+    names = {name.format(bucket) for name in _PARTS}
+    old = [shard for shard in build.previous.shards if shard.path in names] if build.previous else []
+    if not take_over(old, build.out, build.folder):
         return None
-    for name in names:
-        path, target = build.out / name, build.path(name)
-        try:
-            os.link(path, target)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(path, target)
     return BucketReport.read(build.folder / _PARTS[-1].format(bucket))
 
 

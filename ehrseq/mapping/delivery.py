@@ -1,0 +1,93 @@
+"""What a source delivered: all of its tables, or a delta of what is new since the last delivery."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ehrseq.core.errors import SourceError
+from ehrseq.core.files import sha256_file
+from ehrseq.core.manifest import Input
+from ehrseq.mapping.delta import deleted
+from ehrseq.sources.declaration import Source
+from ehrseq.sources.raw import delivered_columns
+from ehrseq.sources.tables import find_tables, table_files
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Files of rows and, of a delta, files of deleted keys, by table, below `data`."""
+
+    data: Path
+    rows: Mapping[str, list[Path]]
+    gone: Mapping[str, list[Path]]
+    delta: bool
+
+    @property
+    def inputs(self) -> list[Input]:
+        """Every file with its hash. Raises: SourceError if one cannot be read."""
+        files = [path for found in (self.rows, self.gone) for paths in found.values() for path in paths]
+        return [Input(self.label(path), _sha256(path)) for path in files]
+
+    def columns(self, source: Source) -> dict[str, dict[str, str]]:
+        """Columns and types that each table came with, by its first file; none of files that cannot be read anyway."""
+        return {name: delivered_columns(source.tables[name], paths[0]) for name, paths in self.rows.items()}
+
+    def label(self, path: Path) -> str:
+        """Name of a file in provenance; in a delta, with the name of its folder."""
+        name = path.relative_to(self.data).as_posix()
+        return f"{self.data.resolve().name}/{name}" if self.delta else name
+
+
+def columns_changed(
+    before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]], *, delta: bool
+) -> list[str]:
+    """What differs between the columns of two deliveries, in words. A delta need not have every table.
+
+    >>> columns_changed({"labs": {"id": "text", "unit": "text"}}, {"labs": {"id": "int64"}}, delta=False)
+    ['labs lacks unit', 'labs.id is int64 and was text']
+    """
+    found = [] if delta else [f"table {name} is gone" for name in before if name not in now]
+    found += [f"table {name} is new" for name in now if name not in before]
+    for name in sorted(name for name in before if before[name] and now.get(name)):
+        old, new = before[name], now[name]
+        found += [f"{name} lacks {column}" for column in old if column not in new]
+        found += [f"{name} has {column}, which is new" for column in new if column not in old]
+        found += [
+            f"{name}.{column} is {new[column]} and was {old[column]}"
+            for column in old
+            if column in new and new[column] != old[column]
+        ]
+    return found
+
+
+def find_delivery(source: Source, data: Path, *, delta: bool) -> Delivery:
+    """Find the tables below `data`.
+
+    Raises: SourceError if there are none, a full delivery lacks a table that is not optional, or a delta has rows of a
+    table without `primary_key`.
+    """
+    if not delta:
+        return Delivery(data, find_tables(source, data), {}, delta)
+    if not data.is_dir():
+        raise SourceError(f"{data}: no such folder. Expected new rows of the tables of {source.name}.")
+    tables = source.tables.items()
+    rows = {name: found for name, table in tables if (found := table_files(data, table))}
+    gone = {name: found for name, table in tables if (found := table_files(data, deleted(table)))}
+    if not rows and not gone:
+        raise SourceError(f"{data}: holds no table of {source.name}, so there is no delta in it.")
+    for name in [*rows, *gone]:
+        if not source.tables[name].primary_key:
+            raise SourceError(
+                f"{data}: table {name} has no `primary_key` in {source.folder / 'source.yaml'}, so it cannot be said "
+                "which rows its new ones replace. Declare it, or map a full delivery."
+            )
+    return Delivery(data, rows, gone, delta)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise SourceError(
+            f"{path}: cannot be read: {error.strerror}. Check the file and its permissions."
+        ) from error
