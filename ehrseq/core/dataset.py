@@ -224,6 +224,13 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
         frame.write_parquet(path, compression="zstd", compression_level=1, row_group_size=262_144)
 
 
+def sink_parquet(frame: pl.LazyFrame, path: Path) -> None:
+    """`write_parquet` of rows that need not fit into memory. Raises: StorageError."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.sink_parquet(path, compression="zstd", compression_level=1, row_group_size=262_144)
+
+
 def input_of(name: str, path: Path) -> Input:
     """Name an input: a dataset by the hash of its manifest, a file by the hash of its bytes.
 

@@ -1,20 +1,18 @@
 """The R4B element model: what children a resource or datatype has, and what is known about each.
 
 Names are FHIR's own (`class`, not `class_fhir`). `resourceType` and the `_x` shadows of primitives are not children.
-Source: HL7 FHIR R4B (4.3.0) as published in the classes of `fhir.resources.R4B`, which are read once, on demand.
+Source: `r4b.ndjson` beside this module, which `ehrseq.fhir.derived` makes from the classes of `fhir.resources.R4B`. To
+load those would take longer than many a command.
 """
 
-import pkgutil
-import types
+import json
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Union, get_args, get_origin
+from pathlib import Path
 
 from ehrseq.core.errors import SchemaError, closest
-from ehrseq.fhir.bindings import CORRECTED
 
-_ABSTRACT = ("Resource", "DomainResource")
-_OPEN = "+"  # how fhir.resources marks a list of codes that it cut short
+_TABLE = Path(__file__).with_name("r4b.ndjson")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,30 +39,21 @@ class Element:
 
 @cache
 def resource_types() -> tuple[str, ...]:
-    """Names of all concrete R4B resource types, sorted. Takes seconds once: it loads every class.
+    """Names of all concrete R4B resource types, sorted.
 
     >>> "Observation" in resource_types(), "Quantity" in resource_types()
     (True, False)
     """
-    from fhir.resources import R4B
-    from fhir.resources.R4B import fhirtypes
-
-    modules = {module.name for module in pkgutil.iter_modules(R4B.__path__)}
-    names = [name.removesuffix("Type") for name in vars(fhirtypes) if name.endswith("Type")]
-    return tuple(sorted(name for name in names if name.lower() in modules and is_resource(name)))
+    return tuple(name for name, line in _lines().items() if '"resource":true' in line)
 
 
-@cache
 def is_resource(name: str) -> bool:
-    """Whether `name` is a concrete resource type of R4B.
+    """Whether R4B has a resource type of this name.
 
     >>> is_resource("Patient"), is_resource("patient"), is_resource("DomainResource")
     (True, False, False)
     """
-    if not name[:1].isupper() or name in _ABSTRACT:
-        return False
-    model = _model(name)
-    return model is not None and any(base.__name__ == "Resource" for base in model.__mro__)
+    return '"resource":true' in _lines().get(name, "")
 
 
 @cache
@@ -78,17 +67,25 @@ def children(type_name: str) -> dict[str, Element]:
     >>> children("Encounter")["class"].required
     True
     """
-    model = _model(type_name)
-    if model is None:
+    if type_name not in _lines():
         raise SchemaError(f"`{type_name}` is not a type of FHIR R4B.{closest(type_name, resource_types())}")
-    found = {}
-    for key, field in model.model_fields.items():
-        extra = field.json_schema_extra or {}
-        if extra.get("element_property", False):
-            name = field.alias or key
-            found[name] = _element(type_name, name, field, extra)
-    order = {name: index for index, name in enumerate(model.elements_sequence())}
-    return dict(sorted(found.items(), key=lambda item: order[item[0]]))
+    found: dict[str, dict[str, object]] = json.loads(_lines()[type_name])["children"]
+    return {name: _element(name, fields) for name, fields in found.items()}
+
+
+def _element(name: str, fields: dict[str, object]) -> Element:
+    listed = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+    return Element(name, **(_ABSENT | fields | listed))  # type: ignore[arg-type]
+
+
+_ABSENT = {"is_list": False, "required": False, "primitive": False}
+
+
+@cache
+def _lines() -> dict[str, str]:
+    """Types in order of their names, each with its line of the table."""
+    lines = _TABLE.read_text().splitlines()
+    return {line[9 : line.index('"', 9)]: line for line in lines}  # {"type":"Account", ...
 
 
 def element(type_name: str, path: str) -> Element:
@@ -128,59 +125,3 @@ def suggest(type_name: str, name: str) -> str:
     ' Closest: "birthDate".'
     """
     return closest(name, children(type_name))
-
-
-def _model(name: str) -> Any:
-    """The class of a type; None if R4B has none of that name, or it is a primitive."""
-    from fhir.resources.R4B import fhirtypes, get_fhir_model_class
-
-    if not hasattr(fhirtypes, f"{name}Type"):
-        return None
-    try:
-        return get_fhir_model_class(name)
-    except ValueError:  # a primitive
-        return None
-
-
-def _element(owner: str, name: str, field: Any, extra: dict[str, Any]) -> Element:
-    annotation, is_list = _unwrapped(field.annotation)
-    type_name, primitive = _type_name(annotation)
-    listed = tuple(extra.get("enum_values", ()))
-    enum = CORRECTED.get((owner, name), listed or None)
-    if enum and _OPEN in enum:
-        enum = None
-    return Element(
-        name=name,
-        type=type_name,
-        is_list=is_list,
-        required=field.is_required() or bool(extra.get("element_required")),
-        primitive=primitive,
-        choice=extra.get("one_of_many"),
-        choice_required=bool(extra.get("one_of_many_required")),
-        enum=enum,
-        targets=tuple(extra.get("enum_reference_types", ())),
-    )
-
-
-def _unwrapped(annotation: Any) -> tuple[Any, bool]:
-    """Strip Optional and List; returns the bare annotation and whether it was a list."""
-    is_list = False
-    while True:
-        origin = get_origin(annotation)
-        if origin in (Union, types.UnionType):
-            annotation = next(arg for arg in get_args(annotation) if arg is not type(None))
-        elif origin is list:
-            annotation, is_list = get_args(annotation)[0], True
-        else:
-            return annotation, is_list
-
-
-def _type_name(annotation: Any) -> tuple[str, bool]:
-    """FHIR name of an annotation, and whether it is a primitive: Annotated[str, DateTime()] -> ("dateTime", True)."""
-    metadata = getattr(annotation, "__metadata__", None)
-    if metadata:
-        name = type(metadata[-1]).__name__.removesuffix("Version")  # UuidVersion is FHIR's uuid
-        return name[0].lower() + name[1:], True
-    if annotation is bool:
-        return "boolean", True
-    return str(annotation.__name__).removesuffix("Type"), False

@@ -4,15 +4,18 @@ A row is used (it made a resource, or was joined), rejected (something is wrong 
 rule left it out). The first of these that is true for any mapping of the row counts.
 """
 
+from collections.abc import Iterator, Sequence, Set
 from collections.abc import Mapping as Map
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import polars as pl
 from polars.exceptions import ColumnNotFoundError, ComputeError, InvalidOperationError, PolarsError
 
 from ehrseq.core.errors import MappingError
+from ehrseq.core.files import storage_errors
 from ehrseq.fhir import validate
+from ehrseq.fhir.merged import surviving
 from ehrseq.mapping.compile import Link, Plan
 from ehrseq.mapping.rows import common_dtype
 from ehrseq.mapping.specification import Explode, Join, Mapping, expressions, walk
@@ -21,9 +24,45 @@ from ehrseq.sources.rejects import FILTERED, REJECTED, join_rejects, rejects
 
 _INDEX = "~index"  # the row of the table
 _LINE = "~line"  # the row after exploding
+_SUBJECT = "~subject"  # whose row it is: who survives, if patients were merged
 NOTHING = "no value"
+_SLICE, _HELD = (
+    262_144,
+    1_000_000,
+)  # rows made into resources at a time, and resources of a type held in memory
 _SAMPLED = 500  # resources at most that a mapping's sample holds in a bucket
 _PROVENANCE = ("_mapping", "_file", "_row")
+
+
+@dataclass
+class Made:
+    """Resources by type; what is too much for memory waits in files below `spool`."""
+
+    spool: Path | None = None
+    frames: dict[str, list[pl.DataFrame]] = field(default_factory=dict)
+    spooled: dict[str, list[Path]] = field(default_factory=dict)
+
+    def add(self, resource: str, frame: pl.DataFrame) -> None:
+        """Add resources of one type."""
+        if not frame.height:
+            return
+        frames = self.frames.setdefault(resource, [])
+        frames.append(frame)
+        if self.spool is not None and sum(part.height for part in frames) >= _HELD:
+            files = self.spooled.setdefault(resource, [])
+            files.append(self.spool / f"{resource}-{len(files):05d}.parquet")
+            with storage_errors(self.spool):
+                self.spool.mkdir(parents=True, exist_ok=True)
+                pl.concat(frames).write_parquet(
+                    files[-1], compression="lz4", statistics=False, row_group_size=65_536
+                )
+            frames.clear()
+
+    def __iter__(self) -> Iterator[tuple[str, pl.LazyFrame]]:
+        """Types in order, each with its resources in the order they were made."""
+        for resource in sorted(self.frames):
+            held = [frame.lazy() for frame in self.frames[resource]]
+            yield resource, pl.concat([*map(pl.scan_parquet, self.spooled.get(resource, [])), *held])
 
 
 @dataclass
@@ -33,12 +72,17 @@ class Mapped:
     `validated` counts the resources that also went through `fhir.resources.R4B`.
     """
 
-    resources: dict[str, pl.DataFrame]
+    made: Made
     verdicts: dict[str, Verdicts]
     rejects: pl.DataFrame
     unmapped: pl.DataFrame
     ids: dict[str, pl.Series]
     validated: int
+
+    @property
+    def resources(self) -> dict[str, pl.DataFrame]:
+        """Resources by type, in memory."""
+        return {name: frame.collect() for name, frame in self.made}
 
 
 def map_rows(
@@ -47,24 +91,35 @@ def map_rows(
     lookups: Map[str, pl.DataFrame],
     known: Map[str, pl.Series],
     *,
+    merged: pl.DataFrame | None = None,
+    spool: Path | None = None,
     check_references: bool = True,
     full_validation: float = 0.0,
 ) -> Mapped:
     """Map `tables` (frames with `_file`, `_row`), which hold all rows of some patients, or all shared rows.
 
-    `lookups` are shared tables that may be joined; `known` are references already made by other mappings.
-    `full_validation` is the fraction of resources that also pass through `fhir.resources.R4B`.
+    `lookups` are shared tables that may be joined; `known` are references already made by other mappings; `merged` says
+    which subjects are one (retired, survivor). Resources beyond the first million of a type wait below `spool`, not in
+    memory, if it is given. `full_validation` is the fraction of resources that also pass through
+    `fhir.resources.R4B`.
     """
-    state = _State(tables, lookups, known, {link.target for plan in plans for link in plan.links})
+    owners = plans[0].owners if plans else {}
+    tables = {
+        name: frame.with_columns(surviving(frame[owners[name]], merged).alias(_SUBJECT))
+        if name in owners
+        else frame
+        for name, frame in tables.items()
+    }
+    made = Made(spool)
+    state = _State(tables, lookups, known, {link.target for plan in plans for link in plan.links}, made)
     for plan in plans:
         if plan.mapping.table in tables:
             try:
                 state.map(plan, check_references, full_validation)
             except (ComputeError, InvalidOperationError) as error:
                 raise MappingError(_failing(plan.mapping, tables, error)) from None
-    resources = {name: pl.concat(frames) for name, frames in sorted(state.resources.items()) if frames}
     rejected, unmapped = join_rejects(state.rejects), _count(state.unmapped)
-    return Mapped(resources, state.verdicts, rejected, unmapped, state.ids, state.validated)
+    return Mapped(made, state.verdicts, rejected, unmapped, state.ids, state.validated)
 
 
 UNMAPPED = pl.Schema({"map": pl.String, "value": pl.String, "rows": pl.Int64})
@@ -82,6 +137,7 @@ class _State:
         lookups: Map[str, pl.DataFrame],
         known: Map[str, pl.Series],
         targets: Set[str],
+        made: "Made",
     ) -> None:
         indexed = {name: frame.with_row_index(_INDEX) for name, frame in {**lookups, **tables}.items()}
         self.tables = indexed
@@ -90,7 +146,7 @@ class _State:
         self.targets = targets  # mappings that something refers to
         self.ids = dict(known)
         self.whose: dict[str, pl.DataFrame] = {}
-        self.resources: dict[str, list[pl.DataFrame]] = {}
+        self.made = made
         self.rejects: list[pl.DataFrame] = []
         self.unmapped: list[pl.DataFrame] = []
         self.validated = 0
@@ -111,27 +167,32 @@ class _State:
             if hit.any():
                 self.verdicts[mapping.table].mark(FILTERED, skip.reason, rows.filter(hit)[_INDEX])
                 rows = rows.filter(~hit)
+        clocks = {clock.column for clock in plan.clocks}
         rows = rows.with_columns(
             plan.identifier.alias("~id"),
-            *(expression.alias(name) for name, expression in plan.leaves.items()),
+            *(plan.leaves[name].alias(name) for name in plan.leaves if name in clocks),
             *(pl.sql_expr(sql).alias(f"~winner{index}") for index, sql in enumerate(mapping.winner)),
         )
         for clock in plan.clocks:
-            good, message = (
-                pl.col(clock.column).is_not_null() | clock.reading.is_null(),
-                "clocks skipped this hour",
-            )
-            rows = self._keep(plan, rows, good, "clock", clock.element, message)
+            good = pl.col(clock.column).is_not_null() | clock.reading.is_null()
+            rows = self._keep(plan, rows, good, clock.rule, clock.element, clock.message)
         rows = self._keep(plan, rows, pl.col("~id").is_not_null(), "key", "key", "part of the key is missing")
+        for rule in mapping.rejects:
+            good = ~pl.sql_expr(rule.when).fill_null(False)
+            rows = self._keep(plan, rows, good, rule.reason, None, f"{rule.reason}: {rule.when}")
         if not mapping.gather:
             rows = self._winners(plan, rows)
-        made = rows.select(pl.col("~id").alias("id"), *plan.resource)
-        rows, made = self._valid(plan, rows, made, full_validation)
-        if check_references:
-            rows, made = self._resolved(plan, rows, made)
-        if mapping.gather:
-            rows, made = self._gathered(plan, rows, made)
-        self._finish(plan, rows, made)
+        rest = [plan.leaves[name].alias(name) for name in plan.leaves if name not in clocks]
+        together = mapping.gather or any(link.target == mapping.name for link in plan.links)
+        for part in rows.iter_slices(max(rows.height, 1) if together else _SLICE):
+            rows = part.with_columns(rest)
+            made = rows.select(pl.col("~id").alias("id"), *plan.resource)
+            rows, made = self._valid(plan, rows, made, full_validation)
+            if check_references:
+                rows, made = self._resolved(plan, rows, made)
+            if mapping.gather:
+                rows, made = self._gathered(plan, rows, made)
+            self._finish(plan, rows, made)
 
     def _explode(self, rows: pl.DataFrame, plan: Plan, explode: Explode) -> pl.DataFrame:
         """One row for each value, in the order of rows and columns; rows without any are filtered."""
@@ -176,17 +237,17 @@ class _State:
         """The rows with their partners, who belong to the same subject if they belong to any."""
         mine, theirs = plan.owners.get(plan.mapping.table), plan.owners.get(join.table)
         owned = mine is not None and theirs is not None and theirs not in join.right_keys
-        lookup = self._lookup(join, theirs if owned else None)
+        lookup = self._lookup(join, owned)
+        special = {_INDEX: f"~joined {join.table}", _SUBJECT: "~whose"}
         names = {
-            name: f"~joined {join.table}" if name == _INDEX else join.prefix + name
+            name: special.get(name, join.prefix + name)
             for name in lookup.columns
             if name not in join.right_keys
         }
         lefts, rights = [left for left, _ in join.on], list(join.right_keys)
         lookup = lookup.rename(names)
         if owned:
-            lookup = lookup.with_columns(pl.col(names[str(theirs)]).alias("~whose"))
-            lefts, rights = [*lefts, str(mine)], [*rights, "~whose"]
+            lefts, rights = [*lefts, _SUBJECT], [*rights, "~whose"]
         if join.asof is None:
             return rows.join(lookup, left_on=lefts, right_on=rights, how="left", maintain_order="left")
         left, right = join.asof
@@ -197,9 +258,9 @@ class _State:
             strategy="backward", coalesce=False, check_sortedness=False,
         ).sort(_LINE)  # fmt: skip
 
-    def _lookup(self, join: Join, owner: str | None) -> pl.DataFrame:
-        """The table of a join, unique by its keys (and time), for each `owner` if given."""
-        keys = (*join.right_keys, *((join.asof[1],) if join.asof else ()), *((owner,) if owner else ()))
+    def _lookup(self, join: Join, owned: bool) -> pl.DataFrame:
+        """The table of a join, unique by its keys (and time), for each subject if it is `owned`."""
+        keys = (*join.right_keys, *((join.asof[1],) if join.asof else ()), *((_SUBJECT,) if owned else ()))
         if (join.table, keys) not in self.lookups:
             table = self.tables[join.table]
             if join.asof:
@@ -208,11 +269,12 @@ class _State:
             if unique.height < table.height:
                 losers = table.join(unique.select(_INDEX), on=_INDEX, how="anti")
                 self.verdicts[join.table].mark(FILTERED, "duplicate key", losers[_INDEX])
-            self.lookups[join.table, keys] = unique.drop("_file", "_row")
+            unused = ["_file", "_row", *([] if owned else [_SUBJECT])]
+            self.lookups[join.table, keys] = unique.drop(unused, strict=False)
         return self.lookups[join.table, keys]
 
     def _keep(
-        self, plan: Plan, rows: pl.DataFrame, good: pl.Expr, rule: str, element: str, message: str
+        self, plan: Plan, rows: pl.DataFrame, good: pl.Expr, rule: str, element: str | None, message: str
     ) -> pl.DataFrame:
         """Rows where `good` holds; the others become rejects."""
         mask = rows.select(good).to_series()
@@ -298,13 +360,12 @@ class _State:
         """Whether a reference is absent, or to what was made: for the same subject, if it was made for any."""
         column, itself = rows[link.column], link.target == plan.mapping.name
         whose = _whose(plan, rows) if itself else self.whose.get(link.target)
-        mine = plan.owners.get(plan.mapping.table)
-        if whose is None or mine is None:
+        if whose is None or plan.mapping.table not in plan.owners:
             known = (
                 f"{plan.mapping.resource}/" + rows["~id"] if itself else self.ids.get(link.target, _NO_IDS)
             )
             return column.is_null() | column.is_in(known.implode())
-        asked = rows.select(pl.col(link.column).alias("~to"), pl.col(mine).cast(pl.String).alias("~mine"))
+        asked = rows.select(pl.col(link.column).alias("~to"), pl.col(_SUBJECT).alias("~mine"))
         found = asked.join(whose, on="~to", how="left", maintain_order="left")
         same = (pl.col("~whose") == pl.col("~mine")).fill_null(False)
         return found.select(pl.col("~to").is_null() | same).to_series()
@@ -318,25 +379,30 @@ class _State:
             joined = rows[f"~joined {join.table}"].drop_nulls().unique()
             self.verdicts[join.table].used[joined.to_numpy()] = True
         if mapping.name in self.targets:
-            self.ids[mapping.name] = f"{mapping.resource}/" + rows["~id"]
+            made_here = f"{mapping.resource}/" + rows["~id"]
+            self.ids[mapping.name] = pl.concat([self.ids.get(mapping.name, _NO_IDS), made_here])
             if (whose := _whose(plan, rows)) is not None:
-                self.whose[mapping.name] = whose
+                known = [self.whose[mapping.name]] if mapping.name in self.whose else []
+                self.whose[mapping.name] = pl.concat([*known, whose])
         for item in plan.translations:
-            missing = rows.filter(pl.col(item.value).is_not_null() & pl.col(item.code).is_null())
+            missing = rows.filter(
+                pl.col(item.value).is_not_null()
+                & pl.col(item.code).is_null()
+                & pl.col(item.present).is_not_null()
+            )
             counted = missing.group_by(pl.col(item.value).alias("value")).agg(rows=pl.len().cast(pl.Int64))
             self.unmapped.append(counted.select(pl.lit(item.map).alias("map"), "value", "rows"))
         provenance = (pl.lit(mapping.label).alias("_mapping"), rows["_file"], rows["_row"])
-        self.resources.setdefault(mapping.resource, []).append(made.with_columns(*provenance))
+        self.made.add(mapping.resource, made.with_columns(*provenance))
 
 
 def _whose(plan: Plan, rows: pl.DataFrame) -> pl.DataFrame | None:
     """References to what the rows make, and the subject of each; None if they belong to no subject."""
-    owner = plan.owners.get(plan.mapping.table)
-    if owner is None:
+    if plan.mapping.table not in plan.owners:
         return None
     made = rows.select(
         pl.format(f"{plan.mapping.resource}/{{}}", "~id").alias("~to"),
-        pl.col(owner).cast(pl.String).alias("~whose"),
+        pl.col(_SUBJECT).alias("~whose"),
     )
     return made.unique("~to", keep="first", maintain_order=True)
 

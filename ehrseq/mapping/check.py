@@ -32,11 +32,15 @@ def find_source(name: str | Path) -> Path:
 
 def shipped_sources() -> dict[str, Path]:
     """Sources that come with ehrseq: name to folder."""
+    return {path.name: path for path in sorted(_shared().iterdir()) if (path / "source.yaml").is_file()}
+
+
+def _shared() -> Path:
+    """The folder of what ships with ehrseq; its own ConceptMaps are there for every source."""
     package = Path(ehrseq.__file__).parent
-    root = next(
+    return next(
         path for path in (package / "fhir_mappings", package.parent / "fhir_mappings") if path.is_dir()
     )
-    return {path.name: path for path in sorted(root.iterdir()) if (path / "source.yaml").is_file()}
 
 
 def load_mappings(folder: Path) -> MappingSet:
@@ -81,8 +85,8 @@ def inherited(folder: Path) -> list[Path]:
 
 
 def mapping_files(folder: Path) -> list[Path]:
-    """The files that decide what a source's mappings make, those that it inherits included."""
-    return [path for part in inherited(folder) for path in _files(part)]
+    """The files that decide what a source's mappings make, those that it inherits or shares included."""
+    return [path for part in (_shared(), *inherited(folder)) for path in _files(part)]
 
 
 def _files(part: Path) -> list[Path]:
@@ -93,7 +97,7 @@ def fingerprint(folder: Path) -> str:
     """Hash of `mapping_files`: of what they say, wherever the folders stand."""
     parts = [
         [[path.relative_to(part).as_posix(), sha256_file(path)] for path in _files(part)]
-        for part in inherited(folder)
+        for part in (_shared(), *inherited(folder))
     ]
     return content_hash(parts)
 
@@ -107,7 +111,8 @@ def check(folder: Path) -> tuple[MappingSet | None, list[Problem]]:
     except MappingError as error:
         return None, [_problem(error)]
     maps: dict[str, ConceptMap] = {}
-    for path in [path for part in chain for path in sorted((part / "conceptmaps").glob("*.json"))]:
+    folders = [part / "conceptmaps" for part in (_shared(), *chain)]
+    for path in [path for part in folders for path in sorted(part.glob("*.json"))]:
         try:
             maps[path.stem] = load_concept_map(path)
         except MappingError as error:

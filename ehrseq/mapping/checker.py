@@ -23,7 +23,10 @@ from ehrseq.mapping.specification import (
     Node,
     Object,
     Quantity,
+    Range,
+    Ratio,
     Reference,
+    Text,
     expressions,
     walk,
 )
@@ -89,7 +92,7 @@ class _Checker:
             self._dtype(("key", index), sql)
         for index, sql in enumerate(mapping.winner):
             self._dtype(("winner", index), sql)
-        for skip in mapping.skips:
+        for skip in (*mapping.skips, *mapping.rejects):
             if (dtype := self._dtype((*skip.where, "when"), skip.when)) not in (None, pl.Boolean):
                 self._say((*skip.where, "when"), f"`{skip.when}` gives {dtype}, expected a condition.")
         self._object(mapping.template, mapping.resource, "")
@@ -257,14 +260,23 @@ class _Checker:
             case Quantity():
                 if element.type not in ("Quantity", "Age", "Duration", "Distance", "Count", "SimpleQuantity"):
                     self._say(node.where, f"`{path}` is a {element.type}; $quantity makes a Quantity.")
-                if (dtype := dtypes["value"]) is not None and not dtype.is_numeric():
+                if (dtype := dtypes.get("value")) is not None and not dtype.is_numeric():
                     self._say(
                         node.where,
                         f"$quantity value is {dtype}, expected a number. Use TRY_CAST(… AS DOUBLE).",
                     )
-                for role in ("unit", "comparator", "text"):
-                    if dtypes.get(role, pl.String) != pl.String:
-                        self._say(node.where, f"$quantity {role} is {dtypes[role]}, expected text.")
+                self._texts(node, "$quantity", dtypes, ("unit", "comparator", "text"))
+                self._ucum(node)
+            case Range() | Ratio():
+                kind = type(node).__name__
+                if element.type != kind:
+                    self._say(node.where, f"`{path}` is a {element.type}; ${kind.lower()} makes a {kind}.")
+                self._texts(node, f"${kind.lower()}", dtypes, tuple(dtypes))
+                if isinstance(node, Range):
+                    self._ucum(node)
+            case Text():
+                self._primitive(node, element, path, dtypes["value"])
+                self._texts(node, "$text", dtypes, ("value",))
             case Concept(map=name):
                 if element.type not in ("code", "Coding", "CodeableConcept"):
                     self._say(
@@ -280,6 +292,15 @@ class _Checker:
                 self._reference(
                     node, element, path, [dtype for dtype in dtypes.values() if dtype is not None]
                 )
+
+    def _texts(self, node: Node, helper: str, dtypes: Map[str, object], roles: tuple[str, ...]) -> None:
+        for role in roles:
+            if (dtype := dtypes.get(role, pl.String)) != pl.String:
+                self._say(node.where, f"{helper} {role} is {dtype}, expected text.")
+
+    def _ucum(self, node: Quantity | Range) -> None:
+        if isinstance(node.ucum, str) and node.ucum not in self.maps:
+            self._say(node.where, f"no conceptmaps/{node.ucum}.json.{closest(node.ucum, self.maps)}")
 
     def _enum(self, node: Node, element: elements.Element, path: str, value: str) -> None:
         allowed = element.enum or ()
@@ -302,9 +323,11 @@ class _Checker:
             self._say(
                 node.where, f"`{path}` is a {element.type}; $datetime makes a date, dateTime or instant."
             )
-        elif not isinstance(dtype, pl.Date | pl.Datetime):
-            self._say(node.where, f"$datetime takes a date or datetime; the expression gives {dtype}.")
-        elif element.type == "instant" and isinstance(dtype, pl.Date):
+        elif not isinstance(dtype, pl.Date | pl.Datetime | pl.String):
+            self._say(
+                node.where, f"$datetime takes a date, a datetime or text; the expression gives {dtype}."
+            )
+        elif element.type == "instant" and not isinstance(dtype, pl.Datetime):
             self._say(
                 node.where, f"`{path}` is an instant, which needs a time of day; the expression gives a date."
             )

@@ -10,9 +10,10 @@ from functools import lru_cache
 
 import polars as pl
 
-from ehrseq.fhir import elements
+from ehrseq.fhir import elements, ucum
 from ehrseq.fhir.dtypes import pruned_dtype
 from ehrseq.fhir.ids import resource_id
+from ehrseq.mapping.results import PARTIAL_DATE, Reader, partial_date
 from ehrseq.mapping.rows import row_schema
 from ehrseq.mapping.specification import (
     Base64,
@@ -27,11 +28,14 @@ from ehrseq.mapping.specification import (
     Node,
     Object,
     Quantity,
+    Range,
+    Ratio,
     Reference,
+    Text,
     walk,
 )
 
-_NUMBER = r"^\s*(<=|>=|<|>)?\s*(-?[0-9]+(?:\.[0-9]+)?)\s*$"
+_TRANSLATION = "http://hl7.org/fhir/StructureDefinition/iso21090-PQ-translation"
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,23 @@ class Link:
 
 @dataclass(frozen=True)
 class Translation:
-    """A concept translation to count: columns of the local value and of the code found."""
+    """A translation to count: columns of the local value and of the code found, wherever `present` has a value."""
 
     value: str
     code: str
     map: str
+    present: str
 
 
 @dataclass(frozen=True)
 class Clock:
-    """A clock reading to check: its column, the expression behind it, the element it stands in."""
+    """A time to check: its column, null where the expression behind it cannot be one, and what to say then."""
 
     column: str
     reading: pl.Expr
     element: str
+    rule: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -104,13 +111,16 @@ def resource_schemas(mappings: MappingSet) -> dict[str, pl.Schema]:
 def _filled(resource: str, path: str, node: Node) -> list[str]:
     """Element paths of leaves that a node fills."""
     match node:
-        case Constant() | Expression() | DateTime() | Base64():
+        case Constant() | Expression() | DateTime() | Base64() | Text():
             return [path]
         case Reference():
             return [f"{path}.reference"]
         case Quantity():
-            optional = [("unit", node.unit), ("comparator", node.comparator or node.text)]
-            return [f"{path}.value", *(f"{path}.{name}" for name, sql in optional if sql)]
+            return _measured(path, node, compared=bool(node.comparator or node.text))
+        case Range():
+            return [*_measured(f"{path}.low", node), *_measured(f"{path}.high", node)]
+        case Ratio():
+            return [f"{path}.numerator.value", f"{path}.denominator.value"]
         case Concept():
             match elements.element(resource, path).type:
                 case "code":
@@ -124,6 +134,20 @@ def _filled(resource: str, path: str, node: Node) -> list[str]:
                     ]
         case _:
             return []
+
+
+def _measured(path: str, node: Quantity | Range, compared: bool = False) -> list[str]:
+    """Element paths of leaves that a Quantity fills."""
+    names = ["value", *(["comparator"] if compared else []), *(["unit"] if node.unit else [])]
+    if node.ucum:
+        canonical = [*names, "system", "code"]
+        names += [
+            "system",
+            "code",
+            "extension.url",
+            *(f"extension.valueQuantity.{name}" for name in canonical),
+        ]
+    return [f"{path}.{name}" for name in names]
 
 
 @dataclass(frozen=True)
@@ -147,6 +171,8 @@ class _Compiler:
         self.translations: list[Translation] = []
         self.clocks: list[Clock] = []
         self.count = 0
+        table = mappings.source.tables[mapping.table]
+        self.reader = Reader(table.decimal, table.thousands)
 
     def plan(self, schema: pl.Schema) -> Plan:
         children = self.mapping.template.children
@@ -198,6 +224,18 @@ class _Compiler:
                 return self._reference(node, dtype, path)
             case Quantity():
                 return self._quantity(node, dtype)
+            case Range():
+                low, high = self.reader.range(pl.sql_expr(node.text))
+                return self._pair(dtype, {"low": self._amount(node, low), "high": self._amount(node, high)})
+            case Ratio(sql=sql):
+                over, under = self.reader.ratio(pl.sql_expr(sql))
+                sides = {"numerator": Quantity(node.where), "denominator": Quantity(node.where)}
+                return self._pair(
+                    dtype,
+                    {n: self._amount(q, v) for (n, q), v in zip(sides.items(), (over, under), strict=True)},
+                )
+            case Text(sql=sql, kinds=kinds):
+                return self._single("value", _filled_text(self.reader.unread(pl.sql_expr(sql), kinds)))
             case Concept():
                 return self._concept(node, dtype, type_name)
             case ListOf(items=items):
@@ -247,19 +285,81 @@ class _Compiler:
         return self._struct(dtype, {"reference": pl.col(name)}, (name,))
 
     def _quantity(self, node: Quantity, dtype: pl.DataType) -> _Built:
-        value = pl.sql_expr(node.value).cast(pl.Float64)
-        comparator = pl.sql_expr(node.comparator) if node.comparator else pl.lit(None, pl.String)
+        value = pl.sql_expr(node.value).cast(pl.Float64) if node.value else pl.lit(None, pl.Float64)
+        comparator = pl.sql_expr(node.comparator) if node.comparator else None
         if node.text:
-            parsed = pl.sql_expr(node.text).str.extract_groups(_NUMBER)
-            value = pl.coalesce(value, parsed.struct[1].cast(pl.Float64, strict=False))
-            comparator = pl.coalesce(comparator, parsed.struct[0])
-        number = self._leaf("value", value)
+            number, sign = self.reader.number(pl.sql_expr(node.text))
+            value = pl.coalesce(value, number)
+            comparator = sign if comparator is None else pl.coalesce(comparator, sign)
+        fields, leaf = self._amount(node, value, comparator)
+        return self._struct(dtype, self._translated(dtype, fields), (leaf,))
+
+    def _amount(
+        self, node: Quantity | Range, value: pl.Expr, comparator: pl.Expr | None = None
+    ) -> tuple[dict[str, pl.Expr], str]:
+        """Elements of a Quantity, and the leaf that decides whether it is present."""
+        number = self._leaf(f"value{len(self.leaves)}", value)
         fields = {"value": pl.col(number)}
-        if node.text or node.comparator:
+        if comparator is not None:
             fields["comparator"] = pl.col(self._leaf("comparator", comparator))
         if node.unit:
-            fields["unit"] = pl.col(self._leaf("unit", _filled_text(pl.sql_expr(node.unit))))
-        return self._struct(dtype, fields, (number,))
+            unit = _filled_text(pl.sql_expr(node.unit))
+            local = self._leaf(f"unit{len(self.leaves)}", unit)
+            fields["unit"] = pl.col(local)
+            if node.ucum:
+                fields["~ucum"] = pl.col(self._ucum(node, unit, local, number))
+        return fields, number
+
+    def _ucum(self, node: Quantity | Range, unit: pl.Expr, local: str, number: str) -> str:
+        """The leaf of the unit looked up, `ucum.CANONICAL`; `local` and `number` are the leaves of unit and value."""
+        name, spellings = "ucum", {}
+        if isinstance(node.ucum, str):
+            name = node.ucum
+            spellings = {
+                local: code for local, (_, code, _) in self.mappings.concept_maps[name].targets.items()
+            }
+        found = unit.map_batches(
+            lambda units: ucum.look_up(units, spellings), return_dtype=ucum.CANONICAL, is_elementwise=True
+        )
+        code = self._leaf(f"ucum{len(self.leaves)}", found)
+        self.translations.append(Translation(local, code, name, number))
+        return code
+
+    def _translated(self, dtype: pl.DataType, fields: dict[str, pl.Expr]) -> dict[str, pl.Expr]:
+        """`~ucum` becomes system and code, and the canonical pair in an extension."""
+        if "~ucum" not in fields:
+            return fields
+        found = fields.pop("~ucum")
+        assert isinstance(dtype, pl.Struct)
+        extensions = next(_dtype(item.dtype) for item in dtype.fields if item.name == "extension")
+        assert isinstance(extensions, pl.List)
+        extension = _dtype(extensions.inner)
+        assert isinstance(extension, pl.Struct)
+        quantity = next(_dtype(item.dtype) for item in extension.fields if item.name == "valueQuantity")
+        unit = found.struct.field("unit")
+        canonical = fields | {
+            "value": ucum.converted(fields["value"], found), "unit": unit, "code": unit, "system": pl.lit(ucum.SYSTEM)
+        }  # fmt: skip
+        told = {
+            "url": pl.lit(_TRANSLATION),
+            "valueQuantity": self._struct(quantity, canonical, ()).expression,
+        }
+        listed = pl.concat_list([self._struct(extension, told, ()).expression])
+        return fields | {
+            "system": pl.when(found.is_not_null()).then(pl.lit(ucum.SYSTEM)),
+            "code": found.struct.field("code"),
+            "extension": pl.when(unit.is_not_null()).then(listed),
+        }
+
+    def _pair(self, dtype: pl.DataType, sides: dict[str, tuple[dict[str, pl.Expr], str]]) -> _Built:
+        """A Range or Ratio of two Quantities, which are both present or both absent."""
+        assert isinstance(dtype, pl.Struct)
+        types = {item.name: _dtype(item.dtype) for item in dtype.fields}
+        made = {
+            name: self._struct(types[name], self._translated(types[name], fields), (leaf,)).expression
+            for name, (fields, leaf) in sides.items()
+        }
+        return self._struct(dtype, made, tuple(leaf for _, leaf in sides.values()))
 
     def _concept(self, node: Concept, dtype: pl.DataType, type_name: str) -> _Built:
         local = self._leaf("local", pl.sql_expr(node.value).cast(pl.String))
@@ -268,7 +368,7 @@ class _Compiler:
             self._leaf(role, _translate(pl.sql_expr(node.value).cast(pl.String), concepts, index))
             for index, role in enumerate(("system", "code", "display"))
         )
-        self.translations.append(Translation(local, code, node.map))
+        self.translations.append(Translation(local, code, node.map, local))
         if type_name == "code":
             return _Built(pl.col(code), (code,))
         fields = {"system": pl.col(system), "code": pl.col(code), "display": pl.col(display)}
@@ -295,6 +395,11 @@ class _Compiler:
 
     def _datetime(self, sql: str, type_name: str, path: str) -> _Built:
         expression, found = pl.sql_expr(sql), self._dtype(sql)
+        if found == pl.String:
+            built = self._single("value", partial_date(expression))
+            reading = _filled_text(expression)
+            self.clocks += [Clock(name, reading, path, "date", PARTIAL_DATE) for name in built.leaves]
+            return built
         if type_name == "date" or found == pl.Date:
             return self._single("value", expression.dt.to_string("%Y-%m-%d"))
         zone = self.mappings.source.timezone
@@ -302,7 +407,8 @@ class _Compiler:
             return self._single("value", expression.dt.to_string("%Y-%m-%dT%H:%M:%S%.f+00:00"))
         local = expression.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
         built = self._single("value", local.dt.to_string("%Y-%m-%dT%H:%M:%S%.f%:z"))
-        self.clocks += [Clock(name, expression, path) for name in built.leaves]
+        skipped = "clocks skipped this hour"
+        self.clocks += [Clock(name, expression, path, "clock", skipped) for name in built.leaves]
         return built
 
 

@@ -12,12 +12,24 @@ import polars as pl
 
 from ehrseq.core.dataset import write_parquet
 from ehrseq.core.errors import SourceError
-from ehrseq.mapping.spill import SHARED, file_name, read_spilled, read_table, row_columns, write_part
+from ehrseq.fhir.merged import RETIRED
+from ehrseq.mapping.merge import as_links
+from ehrseq.mapping.spill import (
+    SHARED,
+    bucket_name,
+    buckets_of,
+    file_name,
+    read_spilled,
+    read_table,
+    row_columns,
+    write_part,
+)
 from ehrseq.sources.declaration import Source, Table
 from ehrseq.sources.tables import read_batches
 
 ROWS = "rows"
 UNREAD = f"{ROWS}/unread.parquet"
+MOVED, MERGED, LEFT = "moved", "merged.parquet", "left.parquet"
 _DELETED = ".deleted"
 
 
@@ -75,6 +87,54 @@ def _nothing(table: Table) -> pl.DataFrame:
     return pl.DataFrame(schema=row_columns(table)).select(*table.primary_key, "_file", "_row")
 
 
+def current_links(
+    source: Source, kept: Path, files: Mapping[str, list[Path]], gone: Mapping[str, list[Path]], data: Path
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Links of merged patients before a delta and after it. The source has a link table."""
+    merge = source.merge
+    assert merge is not None
+    table = source.tables[merge.table]
+    key = list(table.primary_key)
+    old = pl.concat(
+        [pl.DataFrame(schema=row_columns(table))]
+        + [pl.read_parquet(path) for path in sorted(kept.glob(f"{ROWS}/*/{file_name(merge.table)}.parquet"))]
+    )
+    named = [(path, path.name) for path in files.get(merge.table, [])]
+    new = pl.concat([old.clear(), *(rows for rows, _ in read_batches(table, named))])
+    removed = [_deleted_keys(deleted(table), gone[merge.table], data)] if merge.table in gone else []
+    keys = pl.concat([frame.select(key) for frame in (new, *removed)])
+    left = old.join(keys, on=key, how="anti", maintain_order="left") if key else old
+    latest = new.unique(key, keep="last", maintain_order=True) if key else new
+    return as_links(old, merge), as_links(pl.concat([left, latest]), merge)
+
+
+def move_rows(
+    source: Source, kept: Path, spilled: Path, before: pl.DataFrame, after: pl.DataFrame, buckets: int
+) -> None:
+    """Move kept rows of subjects who go into another bucket, as they were merged or are no longer: to
+    `spilled`/moved/<bucket>; the bucket they leave has a list of them there.
+    """
+    subjects = pl.concat([before[RETIRED], after[RETIRED]]).unique()
+    places = pl.DataFrame(
+        {
+            "subject": subjects,
+            "old": buckets_of(subjects, before, buckets),
+            "new": buckets_of(subjects, after, buckets),
+        }
+    )
+    places = places.filter(pl.col("old") != pl.col("new"))
+    for (old,), left in places.group_by("old"):
+        write_part(left.select("subject"), spilled / MOVED / bucket_name(int(str(old))) / LEFT)
+    for (old, new), moved in places.group_by("old", "new"):
+        for name, table in source.tables.items():
+            if table.subject is None:
+                continue
+            rows = read_kept(kept, table, bucket_name(int(str(old))))
+            hit = rows.filter(pl.col(table.subject).is_in(moved["subject"].implode()))
+            folder = spilled / MOVED / bucket_name(int(str(new))) / file_name(name)
+            write_part(hit, folder / f"{bucket_name(int(str(old)))}.parquet")
+
+
 def current_rows(
     source: Source, kept: Path, spilled: Path, bucket: str
 ) -> tuple[dict[str, pl.DataFrame], dict[str, Counter[str]]]:
@@ -84,7 +144,7 @@ def current_rows(
     tables, counts = {}, {}
     for name, new in read_spilled(source, spilled, bucket).items():
         table = source.tables[name]
-        old, key = read_kept(kept, table, bucket), list(table.primary_key)
+        old, key = _kept_rows(kept, spilled, table, bucket), list(table.primary_key)
         path = spilled / "keys" / f"{file_name(name)}.parquet"
         if path.is_file():
             keys = pl.read_parquet(path)
@@ -102,6 +162,22 @@ def current_rows(
     return tables, counts
 
 
+def _kept_rows(kept: Path, spilled: Path, table: Table, bucket: str) -> pl.DataFrame:
+    """The rows of a table that belong into a bucket now: kept there, or moved there."""
+    rows, moved = read_kept(kept, table, bucket), spilled / MOVED / bucket
+    if table.subject is None or not moved.is_dir():
+        return rows
+    gone = pl.read_parquet(moved / LEFT)["subject"] if (moved / LEFT).is_file() else None
+    stay = rows if gone is None else rows.filter(~pl.col(table.subject).is_in(gone.implode()))
+    return pl.concat([stay, read_table(moved / file_name(table.name), table)])
+
+
+def read_merged(spilled: Path) -> pl.DataFrame | None:
+    """Which subjects are one, as the run found it; None if the source merges nobody."""
+    path = spilled / MERGED
+    return pl.read_parquet(path) if path.is_file() else None
+
+
 def read_kept(kept: Path, table: Table, bucket: str) -> pl.DataFrame:
     """The rows of a table that the store at `kept` has kept of a bucket."""
     return read_table(kept / ROWS / bucket, table, f"{file_name(table.name)}.parquet")
@@ -109,7 +185,7 @@ def read_kept(kept: Path, table: Table, bucket: str) -> pl.DataFrame:
 
 def touched(source: Source, kept: Path, spilled: Path, bucket: str) -> bool:
     """Whether a delta brings, replaces or removes rows of a bucket."""
-    if (spilled / bucket).is_dir():
+    if (spilled / bucket).is_dir() or (spilled / MOVED / bucket).is_dir():
         return True
     for name, table in source.tables.items():
         keys = spilled / "keys" / f"{file_name(name)}.parquet"

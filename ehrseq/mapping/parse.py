@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping as Map
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,18 @@ from ehrseq.mapping.specification import (
     Node,
     Object,
     Quantity,
+    Range,
+    Ratio,
     Reference,
     Skip,
+    Text,
 )
 from ehrseq.sources.declaration import Source
 
-_KEYS = {"version", "resource", "title", "from", "explode", "join", "let", "key", "skip", "winner", "gather", "ignore",
-         "template"}  # fmt: skip
-_HELPERS = ("$reference", "$datetime", "$quantity", "$concept", "$base64")
+_KEYS = {"version", "resource", "title", "from", "explode", "join", "let", "key", "skip", "reject", "winner", "gather",
+         "ignore", "template"}  # fmt: skip
+_HELPERS = ("$reference", "$datetime", "$quantity", "$range", "$ratio", "$text", "$concept", "$base64")
+_READERS = {Quantity: "number", Range: "range", Ratio: "ratio"}
 
 
 def parse_mapping(document: Document, name: str, source: Source) -> Mapping:
@@ -56,7 +61,8 @@ def parse_mapping(document: Document, name: str, source: Source) -> Mapping:
         explode=_explode(document, value["explode"]) if "explode" in value else None,
         joins=_joins(document, value.get("join", {})),
         lets=_lets(document, value.get("let", {}), source.constants),
-        skips=_skips(document, value.get("skip", [])),
+        skips=_reasons(document, "skip", value.get("skip", [])),
+        rejects=_reasons(document, "reject", value.get("reject", [])),
         winner=_texts(document, ("winner",), value.get("winner", [])),
         gather=_texts(document, ("gather",), value.get("gather", [])),
         ignore=_ignored(document, value.get("ignore", {})),
@@ -162,15 +168,16 @@ def _ignored(document: Document, given: Any) -> dict[str, str]:
     return {str(column): reason for column, reason in given.items()}
 
 
-def _skips(document: Document, value: Any) -> tuple[Skip, ...]:
+def _reasons(document: Document, key: str, value: Any) -> tuple[Skip, ...]:
+    """`skip` or `reject`."""
     if not isinstance(value, list):
-        raise MappingError(f"{document.at(('skip',))}  `skip` is a list of {{when, reason}}.")
+        raise MappingError(f"{document.at((key,))}  `{key}` is a list of {{when, reason}}.")
     found = []
     for index, item in enumerate(value):
-        where: Where = ("skip", index)
+        where: Where = (key, index)
         check_keys(document, where, item, {"when", "reason"}, MappingError)
         if not isinstance(item.get("when"), str) or not isinstance(item.get("reason"), str):
-            raise MappingError(f"{document.at(where)}  a skip has `when` (SQL) and `reason` (plain words).")
+            raise MappingError(f"{document.at(where)}  a {key} has `when` (SQL) and `reason` (plain words).")
         found.append(Skip(item["when"], item["reason"], where))
     return tuple(found)
 
@@ -183,7 +190,11 @@ def _node(document: Document, where: Where, value: Any, constants: Map[str, Any]
             children = {
                 name: _node(document, (*where, name), child, constants) for name, child in value.items()
             }
-            return Object(where, children)
+            kinds = frozenset(_READERS[type(child)] for child in children.values() if type(child) in _READERS)
+            told = {
+                name: replace(c, kinds=kinds) if isinstance(c, Text) else c for name, c in children.items()
+            }
+            return Object(where, told)
         case list():
             return ListOf(
                 where, tuple(_node(document, (*where, i), item, constants) for i, item in enumerate(value))
@@ -233,10 +244,18 @@ def _helper(document: Document, where: Where, value: dict[str, Any]) -> Node:
             target, keys = next(iter(given.items()))
             return Reference(where, str(target), _texts(document, (*where, name, target), keys))
         case "$quantity":
-            check_keys(document, (*where, name), given, {"value", "unit", "comparator", "text"}, MappingError)
-            if "value" not in given:
-                raise MappingError(f"{document.at(where)}  $quantity lacks `value`.")
-            return Quantity(where, **{key: str(sql) for key, sql in given.items()})
+            keys = {"value", "unit", "comparator", "text", "ucum"}
+            check_keys(document, (*where, name), given, keys, MappingError)
+            if "value" not in given and "text" not in given:
+                raise MappingError(
+                    f"{document.at(where)}  $quantity lacks `value`, or a `text` to read it from."
+                )
+            return Quantity(where, **_measured(document, where, given))
+        case "$range":
+            check_keys(document, (*where, name), given, {"text", "unit", "ucum"}, MappingError)
+            if "text" not in given:
+                raise MappingError(f"{document.at(where)}  $range lacks `text`.")
+            return Range(where, **_measured(document, where, given))
         case "$concept":
             check_keys(document, (*where, name), given, {"map", "value"}, MappingError)
             if set(given) != {"map", "value"}:
@@ -245,7 +264,18 @@ def _helper(document: Document, where: Where, value: dict[str, Any]) -> Node:
         case _:
             if not isinstance(given, str):
                 raise MappingError(f"{document.at(where)}  `{name}` takes one SQL expression.")
-            return DateTime(where, given) if name == "$datetime" else Base64(where, given)
+            kinds = {"$datetime": DateTime, "$base64": Base64, "$ratio": Ratio, "$text": Text}
+            return kinds[name](where, given)
+
+
+def _measured(document: Document, where: Where, given: dict[str, Any]) -> dict[str, Any]:
+    """What $quantity and $range say, as text; `ucum` is true or names a ConceptMap."""
+    ucum = given.get("ucum", False)
+    if ucum is not False and "unit" not in given:
+        raise MappingError(f"{document.at(where)}  `ucum` needs a `unit`.")
+    if not isinstance(ucum, str | bool):
+        raise MappingError(f"{document.at(where)}  `ucum` is true, or the name of a ConceptMap, e.g. units.")
+    return {key: str(sql) for key, sql in given.items() if key != "ucum"} | {"ucum": ucum}
 
 
 def load_concept_map(path: Path) -> ConceptMap:

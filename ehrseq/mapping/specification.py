@@ -41,19 +41,47 @@ class Reference(Node):
 
 @dataclass(frozen=True, slots=True)
 class DateTime(Node):
-    """`$datetime`: a clock reading in the source's time zone, or a date."""
+    """`$datetime`: a clock reading in the source's time zone, a date, or the text of a date that may be partial."""
 
     sql: str
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity(Node):
-    """`$quantity`: value with comparator and unit as given; `text` is read where `value` is null."""
+    """`$quantity`: value with comparator and unit as given; `text` is read where `value` is null.
 
-    value: str
+    `ucum` adds the UCUM code and the canonical pair: True where units are UCUM already, else the ConceptMap for them.
+    """
+
+    value: str | None = None
     unit: str | None = None
     comparator: str | None = None
     text: str | None = None
+    ucum: str | bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Range(Node):
+    """`$range`: low and high of a text such as `3-5`, with the unit as given (`ucum` as in `$quantity`)."""
+
+    text: str
+    unit: str | None = None
+    ucum: str | bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio(Node):
+    """`$ratio`: numerator and denominator of a text such as `1:160`."""
+
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Node):
+    """`$text`: the text where none of its neighbours reads it: `kinds` of number, range and ratio."""
+
+    sql: str
+    kinds: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +158,7 @@ class Let:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Rows that are left out on purpose, and why."""
+    """Rows that are left out on purpose (`skip`), or that cannot be right (`reject`), and why."""
 
     when: str
     reason: str
@@ -141,7 +169,7 @@ class Skip:
 class Mapping:
     """One mapping file: rows of one table to resources of one type.
 
-    In this order: `explode`, `joins`, `lets`, `skips`, `key`, `winner`, `template`, `gather`.
+    In this order: `explode`, `joins`, `lets`, `skips`, `key`, `rejects`, `winner`, `template`, `gather`.
     """
 
     name: str
@@ -154,6 +182,7 @@ class Mapping:
     joins: tuple[Join, ...]
     lets: tuple[Let, ...]
     skips: tuple[Skip, ...]
+    rejects: tuple[Skip, ...]
     winner: tuple[str, ...]
     gather: tuple[str, ...]
     ignore: Map[str, str]
@@ -212,7 +241,7 @@ def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
 def expressions(node: Node) -> list[tuple[str, Any]]:
     """SQL expressions a leaf needs, by role."""
     match node:
-        case Expression(sql=sql) | DateTime(sql=sql) | Base64(sql=sql):
+        case Expression(sql=sql) | DateTime(sql=sql) | Base64(sql=sql) | Ratio(sql=sql) | Text(sql=sql):
             return [("value", sql)]
         case Quantity():
             roles = (
@@ -222,6 +251,8 @@ def expressions(node: Node) -> list[tuple[str, Any]]:
                 ("text", node.text),
             )
             return [(role, sql) for role, sql in roles if sql is not None]
+        case Range():
+            return [("text", node.text), *([("unit", node.unit)] if node.unit else [])]
         case Concept(value=value):
             return [("value", value)]
         case Reference(keys=keys):

@@ -14,6 +14,7 @@ import polars as pl
 from ehrseq.core.dataset import write_parquet
 from ehrseq.core.files import storage_errors
 from ehrseq.core.hashing import stable_hash
+from ehrseq.fhir.merged import surviving
 from ehrseq.sources.declaration import Source, Table
 from ehrseq.sources.rejects import Reject, join_rejects, rejects
 from ehrseq.sources.tables import COLUMN_DTYPES, read_batches
@@ -25,13 +26,17 @@ _BYTES_TOGETHER = 8 << 20
 
 @dataclass(frozen=True)
 class SpillTask:
-    """Files of one table, with their names in provenance, to be spilled below `folder`."""
+    """Files of one table, with their names in provenance, to be spilled below `folder`.
+
+    `merged`: patients who go into another's bucket.
+    """
 
     table: Table
     files: tuple[tuple[Path, str], ...]
     number: int
     folder: Path
     buckets: int
+    merged: pl.DataFrame | None = None
 
 
 @dataclass
@@ -55,7 +60,12 @@ def buckets_for(files: Map[str, list[Path]]) -> int:
 
 
 def spill_tasks(
-    source: Source, files: Map[str, list[Path]], label: Callable[[Path], str], folder: Path, buckets: int
+    source: Source,
+    files: Map[str, list[Path]],
+    label: Callable[[Path], str],
+    folder: Path,
+    buckets: int,
+    merged: pl.DataFrame | None = None,
 ) -> list[SpillTask]:
     """One task for each file, with its name in provenance; neighbours of one table go together while they are small."""
     groups: list[tuple[str, list[Path]]] = []
@@ -72,7 +82,7 @@ def spill_tasks(
         SpillTask(
             source.tables[name],
             tuple((path, label(path)) for path in paths),
-            number, folder, buckets,
+            number, folder, buckets, merged,
         )
         for number, (name, paths) in enumerate(groups)
     ]  # fmt: skip
@@ -108,12 +118,17 @@ def _write(task: SpillTask, rows: pl.DataFrame, part: int) -> None:
     if task.table.subject is None:
         write_part(rows, task.folder / SHARED / name)
         return
-    bucket = (stable_hash(rows[task.table.subject]) % task.buckets).astype("int32")
-    parts = rows.with_columns(pl.Series("~bucket", bucket)).partition_by(
+    bucket = buckets_of(rows[task.table.subject], task.merged, task.buckets)
+    parts = rows.with_columns(bucket.alias("~bucket")).partition_by(
         "~bucket", as_dict=True, include_key=False
     )
     for (number,), frame in parts.items():
         write_part(frame, task.folder / bucket_name(int(str(number))) / name)
+
+
+def buckets_of(subjects: pl.Series, merged: pl.DataFrame | None, buckets: int) -> pl.Series:
+    """Number of the bucket of each subject (i32): that of who survives, if the subject was merged."""
+    return pl.Series((stable_hash(surviving(subjects, merged)) % buckets).astype("int32"))
 
 
 def write_part(frame: pl.DataFrame, path: Path) -> None:

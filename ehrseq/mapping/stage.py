@@ -23,11 +23,13 @@ from ehrseq.core.gate import refuse_rejects
 from ehrseq.core.hashing import content_hash
 from ehrseq.core.manifest import Account, Input, Manifest, read_manifest
 from ehrseq.core.progress import log
+from ehrseq.fhir.merged import survivors
 from ehrseq.mapping.books import close_books, enter_shards
 from ehrseq.mapping.changes import Change, in_words, summary
 from ehrseq.mapping.check import find_source, fingerprint, load_mappings
 from ehrseq.mapping.delivery import Delivery, columns_changed, find_delivery
-from ehrseq.mapping.delta import UNREAD, write_keys
+from ehrseq.mapping.delta import MERGED, UNREAD, current_links, move_rows, write_keys
+from ehrseq.mapping.merge import read_links
 from ehrseq.mapping.specification import MappingSet
 from ehrseq.mapping.spill import (
     SHARED,
@@ -184,10 +186,28 @@ class _Run:
 
     def _first_pass(self) -> None:
         delivery, source = self.delivery, self.mappings.source
-        tasks = spill_tasks(source, delivery.rows, delivery.label, self.spilled, self.build.config["buckets"])
+        merged = self._merged()
+        buckets = self.build.config["buckets"]
+        tasks = spill_tasks(source, delivery.rows, delivery.label, self.spilled, buckets, merged)
         for read in run_tasks(spill, tasks, workers=self.workers, what="files"):
             self._account_unread(read.table, read.rejected)
             log("read", table=read.table, rows=read.rows_in, rejected=sum(read.rejected.values()))
+
+    def _merged(self) -> pl.DataFrame | None:
+        """Which subjects are one, by the source's link table; kept rows are moved to where they belong now."""
+        source, delivery, out = self.mappings.source, self.delivery, self.build.out
+        if source.merge is None:
+            return None
+        if not delivery.delta:
+            files = delivery.rows.get(source.merge.table, [])
+            merged = survivors(read_links(source.merge, source.tables[source.merge.table], files))
+        else:
+            links = current_links(source, out, delivery.rows, delivery.gone, delivery.data)
+            before, merged = (survivors(link) for link in links)
+            move_rows(source, out, self.spilled, before, merged, self.build.config["buckets"])
+        write_parquet(merged, self.spilled / MERGED)
+        log("merged", patients=merged.height)
+        return merged
 
     def _account_unread(self, table: str, rejected: Map[str, int]) -> None:
         count = sum(rejected.values())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ehrseq.core.dataset import take_over, write_parquet
+from ehrseq.core.dataset import sink_parquet, take_over, write_parquet
 from ehrseq.core.errors import MappingError
 from ehrseq.core.files import write_json
 from ehrseq.core.manifest import Account, Shard
@@ -17,7 +17,7 @@ from ehrseq.mapping.bucket import Mapped, map_rows
 from ehrseq.mapping.changes import Change, changes
 from ehrseq.mapping.check import fingerprint, load_mappings
 from ehrseq.mapping.compile import compile_mappings
-from ehrseq.mapping.delta import current_rows, keep_rows, touched
+from ehrseq.mapping.delta import current_rows, keep_rows, read_merged, touched
 from ehrseq.mapping.specification import MappingSet
 from ehrseq.mapping.spill import SHARED, read_rejects, read_spilled, replace_spilled
 from ehrseq.mapping.verdicts import Verdicts
@@ -180,7 +180,11 @@ def _mapped(task: BucketTask, mappings: MappingSet, tables: Map[str, pl.DataFram
         return mapped
     lookups = read_spilled(mappings.source, task.spilled, SHARED)
     known = {path.stem: pl.read_parquet(path)["id"] for path in sorted(ids.glob("*.parquet"))}
-    return map_rows(plans, tables, lookups, known, full_validation=task.validation)
+    merged = read_merged(task.spilled)
+    spool = task.spilled / "spool" / task.bucket
+    return map_rows(
+        plans, tables, lookups, known, merged=merged, spool=spool, full_validation=task.validation
+    )
 
 
 def _settle(
@@ -204,9 +208,10 @@ def _settle(
             for outcome, reason, rows in verdicts.final(leftover)
             if outcome == FILTERED
         ]
-    frames = {**mapped.resources, "rejects": join_rejects([mapped.rejects, *left_out])}
-    for folder, frame in frames.items():
-        if frame.height:
+    rejected = join_rejects([mapped.rejects, *left_out])
+    for folder, frame in [*mapped.made, ("rejects", rejected.lazy())]:
+        height = frame.select(pl.len()).collect().item()
+        if height:
             name = f"{folder}/{task.bucket}.parquet"
-            write_parquet(frame, task.out / name)
-            report.written[name] = frame.height
+            sink_parquet(frame, task.out / name)
+            report.written[name] = height

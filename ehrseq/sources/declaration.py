@@ -14,10 +14,14 @@ r"""What a source promises: its `source.yaml` names every table, every column an
 Types: string, integer, number, boolean, date, datetime. `shared` tables belong to no subject (dictionaries,
 staff). `optional` tables may be absent. `skip` (instead of mappings) says why a table is not mapped. By default a
 table is a file of its name; `files` is a pattern for those with other names, and `file_name` fills columns from the
-names of the files (the first group of a regular expression). `encoding` is that of text files, UTF-8 unless given.
+names of the files (the first group of a regular expression). `datetime_format` and `date_format` may list formats, of
+which the first that fits counts. `decimal` and `thousands`, of the source or of a table, say how numbers are written.
+`null_values` lists texts that are no value, or gives such lists by column: `{outtime: [9999-12-31]}`. `encoding` is
+that of text files, UTF-8 unless given.
 `may_lack` lists columns that a file may do without; they are null then. `primary_key` lists the columns that name a
 row, by which a later delivery replaces or deletes it. `ignore_case: true` (of the source) finds files and columns
-whatever their case.
+whatever their case. `merge: {table: patient_links, retired: old_id, into: new_id}` names the link table of patients who
+turned out to be one.
 """
 
 import codecs
@@ -30,6 +34,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ehrseq.core.errors import MappingError, closest
 from ehrseq.core.yaml_lines import Document, Where, check_keys, load_yaml
+from ehrseq.sources.numbers import DECIMAL, THOUSANDS
 
 COLUMN_TYPES = ("string", "integer", "number", "boolean", "date", "datetime")
 _TABLE_KEYS = {
@@ -47,7 +52,10 @@ _TABLE_KEYS = {
     "encoding",
     "may_lack",
     "primary_key",
+    "decimal",
+    "thousands",
 }
+_MERGE_KEYS = {"table", "retired", "into"}
 _SOURCE_KEYS = {
     "source",
     "version",
@@ -56,8 +64,11 @@ _SOURCE_KEYS = {
     "subject",
     "ignore_case",
     "extends",
+    "decimal",
+    "thousands",
     "constants",
     "tables",
+    "merge",
 }
 
 
@@ -73,9 +84,12 @@ class Table:
     subject: str | None
     optional: bool = False
     skip: str | None = None
-    datetime_format: str = "%Y-%m-%d %H:%M:%S"
-    date_format: str = "%Y-%m-%d"
+    datetime_format: tuple[str, ...] = ("%Y-%m-%d %H:%M:%S",)
+    date_format: tuple[str, ...] = ("%Y-%m-%d",)
     null_values: tuple[str, ...] = ("",)
+    nulls_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    decimal: str = "."
+    thousands: str | None = None
     files: str | None = None
     file_name: Mapping[str, str] = field(default_factory=dict)
     separator: str | None = None
@@ -97,8 +111,19 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Merge:
+    """The link table of merged patients: column `retired` holds numbers that were given up, `into` those that stand for
+    them.
+    """
+
+    table: str
+    retired: str
+    into: str
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """A declared source: name, version, time zone of its clocks, constants for mappings, tables."""
+    """A declared source: name, version, time zone of its clocks, constants for mappings, tables, merged patients."""
 
     name: str
     version: str
@@ -107,6 +132,7 @@ class Source:
     constants: Mapping[str, Any]
     tables: Mapping[str, Table]
     folder: Path
+    merge: Merge | None = None
 
 
 def load_source(folder: Path) -> Source:
@@ -136,7 +162,36 @@ def parse_source(document: Document, folder: Path) -> Source:
         constants=value.get("constants", {}),
         tables=tables,
         folder=folder,
+        merge=_merge(document, tables) if "merge" in value else None,
     )
+
+
+def _merge(document: Document, tables: Mapping[str, Table]) -> Merge:
+    where: Where = ("merge",)
+    value = document.value["merge"]
+    check_keys(document, where, value, _MERGE_KEYS, MappingError)
+    if set(value) != _MERGE_KEYS:
+        raise MappingError(
+            f"{document.at(where)}  `merge` is {{table: TABLE, retired: COLUMN, into: COLUMN}}; "
+            f"lacks {', '.join(sorted(_MERGE_KEYS - set(value)))}."
+        )
+    merge = Merge(*(str(value[key]) for key in ("table", "retired", "into")))
+    if merge.table not in tables:
+        raise MappingError(
+            f"{document.at((*where, 'table'))}  table {merge.table} is not declared.{closest(merge.table, tables)}"
+        )
+    table = tables[merge.table]
+    for key, column in (("retired", merge.retired), ("into", merge.into)):
+        if column not in table.columns:
+            raise MappingError(
+                f"{document.at((*where, key))}  column `{column}` is not declared.{closest(column, table.columns)}"
+            )
+    if table.subject != merge.retired or table.columns[merge.into] != table.columns[merge.retired]:
+        raise MappingError(
+            f"{document.at(where)}  table {merge.table} must be about the patients in `{merge.retired}` (say `subject: "
+            f"{merge.retired}` there), and `{merge.into}` must have the same type."
+        )
+    return merge
 
 
 def _table(document: Document, name: str, subject: str | None, zone: str) -> Table:
@@ -163,11 +218,15 @@ def _table(document: Document, name: str, subject: str | None, zone: str) -> Tab
         raise MappingError(
             f"{document.at(where)}  table {name} has no subject column `{owner}`. Declare it, or say `shared: true`."
         )
-    formats = {
-        key: str(value[key])
-        for key in ("datetime_format", "date_format", "files", "separator", "encoding")
+    formats: dict[str, Any] = {
+        key: str(value[key]) for key in ("files", "separator", "encoding") if key in value
+    }
+    formats |= {
+        key: tuple(map(str, given if isinstance(given := value[key], list) else [given]))
+        for key in ("datetime_format", "date_format")
         if key in value
     }
+    decimal, thousands = _number_marks(document, where, value)
     names = _file_names(document, where, value.get("file_name", {}), columns)
     try:
         codecs.lookup(formats.get("encoding", "utf-8"))
@@ -179,7 +238,7 @@ def _table(document: Document, name: str, subject: str | None, zone: str) -> Tab
         raise MappingError(
             f"{document.at((*where, 'files'))}  `files` is a pattern below the folder of the data."
         )
-    nulls = tuple(value.get("null_values", [""]))
+    nulls, nulls_of = _null_values(document, where, value.get("null_values", [""]), columns)
     return Table(
         name,
         columns,
@@ -187,6 +246,9 @@ def _table(document: Document, name: str, subject: str | None, zone: str) -> Tab
         bool(value.get("optional")),
         value.get("skip"),
         null_values=nulls,
+        nulls_of=nulls_of,
+        decimal=decimal,
+        thousands=thousands,
         file_name=names,
         may_lack=frozenset(listed["may_lack"]),
         primary_key=listed["primary_key"],
@@ -194,6 +256,38 @@ def _table(document: Document, name: str, subject: str | None, zone: str) -> Tab
         timezone=zone,
         **formats,
     )
+
+
+def _number_marks(document: Document, where: Where, value: Mapping[str, Any]) -> tuple[str, str | None]:
+    """How numbers are written, by the table or else by the source."""
+    found = {}
+    for key, allowed in (("decimal", DECIMAL), ("thousands", THOUSANDS)):
+        at: Where = (*where, key) if key in value else (key,)
+        found[key] = value.get(key, document.value.get(key))
+        if found[key] is not None and found[key] not in allowed:
+            marks = " ".join(f'"{mark}"' for mark in allowed)
+            raise MappingError(f"{document.at(at)}  `{key}` is one of {marks}.")
+    decimal = str(found["decimal"] or ".")
+    if decimal == found["thousands"]:
+        raise MappingError(f"{document.at(where)}  `decimal` and `thousands` are the same, `{decimal}`.")
+    return decimal, found["thousands"]
+
+
+def _null_values(
+    document: Document, where: Where, given: object, columns: Mapping[str, str]
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Texts that are no value: in all columns, and by column."""
+    at = (*where, "null_values")
+    if isinstance(given, list):
+        return tuple(map(str, given)), {}
+    if not isinstance(given, dict) or not all(isinstance(texts, list) for texts in given.values()):
+        raise MappingError(f"{document.at(at)}  `null_values` is a list of texts, or {{column: [texts]}}.")
+    for column in given:
+        if column not in columns:
+            raise MappingError(
+                f"{document.at((*at, column))}  column `{column}` is not declared.{closest(str(column), columns)}"
+            )
+    return ("",), {str(column): tuple(map(str, texts)) for column, texts in given.items()}
 
 
 def _file_names(

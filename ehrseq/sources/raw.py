@@ -1,5 +1,6 @@
 """Delimited and Parquet files as batches of untyped columns with row numbers, and the numbers of ragged rows."""
 
+import codecs
 import csv
 import io
 import os
@@ -87,12 +88,28 @@ def _reason(error: Exception, table: Table, path: Path) -> str:
     if isinstance(error, OSError) or "runcated" in text or "EOF" in text or "incorrect" in text:
         return "the compressed stream is truncated or damaged"
     if "UTF8" in text or "utf-8" in text.lower() or isinstance(error, UnicodeError):
-        return f"it holds bytes that are not {table.encoding.upper()}"
+        return f"it holds bytes that are not {table.encoding.upper()}{_bad_byte(table, path)}"
     if "Empty CSV" in text:
         return "it is empty, without even a header"
     if "straddling" in text or "out of sync" in text:
         return f"a row is longer than {_BLOCK_BYTES >> 20} MB, which most often means that a quote is never closed"
     return type(error).__name__
+
+
+def _bad_byte(table: Table, path: Path) -> str:
+    """Where the first byte stands that the encoding does not have, counted from 0 in the unpacked text."""
+    decoder, read = codecs.getincrementaldecoder(table.encoding)(), 0
+    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    with pa.input_stream(str(path), compression=compression) as stream:
+        while True:
+            block, held = stream.read(_HEADER_BYTES), len(decoder.getstate()[0])
+            try:
+                decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                return f", the first at byte {read - held + error.start}"
+            if not block:
+                return ""
+            read += len(block)
 
 
 def _text_batches(table: Table, path: Path) -> Iterator[Raw]:

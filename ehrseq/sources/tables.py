@@ -14,6 +14,7 @@ import polars as pl
 
 from ehrseq.core.errors import SourceError
 from ehrseq.sources.declaration import Source, Table
+from ehrseq.sources.numbers import plain_number
 from ehrseq.sources.raw import SUFFIXES, raw_batches
 from ehrseq.sources.rejects import Reject, join_rejects
 
@@ -119,6 +120,8 @@ def typed_rows(table: Table, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Data
     `frame`: the declared columns as text (or typed, from Parquet), `_file` and `_row`. Raises: SourceError if a typed
     column holds another kind of thing than declared.
     """
+    if table.nulls_of:
+        frame = frame.with_columns(_without(table, name, frame.schema[name]) for name in table.nulls_of)
     cast = frame.with_columns(**{f"_typed_{name}": _cast(table, name, frame) for name in table.columns})
     wrong = {
         name: pl.col(name).is_not_null() & pl.col(f"_typed_{name}").is_null()
@@ -141,21 +144,31 @@ def typed_rows(table: Table, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Data
     return rows.filter(~bad), first.sort("row")
 
 
+def _without(table: Table, name: str, found: pl.DataType) -> pl.Expr:
+    """The column, null where it holds one of the texts that its declaration says are no value."""
+    column = pl.col(name)
+    text = (
+        column.dt.to_string(table.datetime_format[0])
+        if isinstance(found, pl.Datetime)
+        else column.cast(pl.String)
+    )
+    return pl.when(~text.str.strip_chars().is_in(table.nulls_of[name])).then(column).alias(name)
+
+
 def _cast(table: Table, name: str, frame: pl.DataFrame) -> pl.Expr:
     kind, column = table.columns[name], pl.col(name)
     if frame.schema[name] != pl.String:
         return _cast_typed(table, name, frame)
     match kind:
         case "integer":
-            return column.str.strip_chars().cast(pl.Int64, strict=False)
+            return plain_number(column, table.decimal, table.thousands).cast(pl.Int64, strict=False)
         case "number":
-            number = column.str.strip_chars().cast(pl.Float64, strict=False)
+            number = plain_number(column, table.decimal, table.thousands).cast(pl.Float64, strict=False)
             return pl.when(number.is_finite()).then(number)
         case "datetime":
-            time = column.str.to_datetime(table.datetime_format, time_unit="us", strict=False)
-            return _wall_clock(time, table) if "%z" in table.datetime_format else time
+            return pl.coalesce(_time(column, table, form) for form in table.datetime_format)
         case "date":
-            return column.str.to_date(table.date_format, strict=False)
+            return pl.coalesce(column.str.to_date(form, strict=False) for form in table.date_format)
         case "boolean":
             low = column.str.strip_chars().str.to_lowercase()
             return pl.when(low.is_in(_TRUE)).then(True).when(low.is_in(_FALSE)).then(False)
@@ -192,13 +205,22 @@ def _cast_typed(table: Table, name: str, frame: pl.DataFrame) -> pl.Expr:
     return pl.when(fits).then(column.cast(COLUMN_DTYPES[kind], strict=False))
 
 
+def _time(column: pl.Expr, table: Table, form: str) -> pl.Expr:
+    time = column.str.to_datetime(form, time_unit="us", strict=False)
+    return _wall_clock(time, table) if "%z" in form else time
+
+
 def _wall_clock(time: pl.Expr, table: Table) -> pl.Expr:
     return time.dt.convert_time_zone(table.timezone).dt.replace_time_zone(None)
 
 
 def _reject_columns(table: Table, name: str) -> list[pl.Expr]:
     kind = table.columns[name]
-    form = {"datetime": f" like {table.datetime_format}", "date": f" like {table.date_format}"}.get(kind, "")
+    form = {
+        "datetime": f" like {' or '.join(table.datetime_format)}",
+        "date": f" like {' or '.join(table.date_format)}",
+        "number": f', finite and written with "{table.decimal}"',
+    }.get(kind, "")
     return _reject_row(table.name, "type", name, f'column "{name}" is not a valid {kind}{form}')
 
 

@@ -13,17 +13,33 @@ from ehrseq.core.dataset import write_parquet
 from ehrseq.core.files import write_json
 from ehrseq.core.manifest import Account
 from ehrseq.fhir.ids import subject_id
+from ehrseq.fhir.merged import RETIRED, SURVIVOR, surviving, survivors
 from ehrseq.timeline.arrow import write_meds_parquet
 from ehrseq.timeline.code_list import bucket_codes
 from ehrseq.timeline.concepts import PARENTS, Concepts
+from ehrseq.timeline.definition import view_of
 from ehrseq.timeline.events import DESCRIPTION, GUARANTEE, NOT_YET, ORDER, RANK, UNREADABLE, Made, make_events
 from ehrseq.timeline.knowable import Kind, Knowledge, knowledge_of
+from ehrseq.timeline.reads import elements_read
 from ehrseq.timeline.schema import Event, Unused
 from ehrseq.timeline.store import SHARED, FhirStore, scan
 from ehrseq.timeline.views import plan_view, several_values
 
 REJECTED, FILTERED = "rejected", "filtered"
 NO_VIEW, NO_KIND, LEFT_OUT = "no view reads this type", "only joined to others", "left out by its views"
+MERGED = "merged into another patient"
+_LINKS = view_of(
+    {
+        "resource": "Patient",
+        "select": [
+            {"column": [{"name": RETIRED, "path": "id"}]},
+            {
+                "forEach": "link.where(type = 'replaced-by')",
+                "column": [{"name": SURVIVOR, "path": "other.getReferenceKey(Patient)"}],
+            },
+        ],
+    }
+)
 SORTED_BY = (Event.subject_id, Event.time)
 
 
@@ -58,6 +74,7 @@ class BucketReport:
     )  # elements that no view looked at, by resource type
     joined: dict[str, list[str]] = field(default_factory=dict)  # ids of resources joined to events, by type
     systems: list[str] = field(default_factory=list)
+    merged: int = 0
     before_birth: int = 0
     after_death: int = 0
 
@@ -103,6 +120,11 @@ class _Maker:
     unused: list[pl.DataFrame] = field(default_factory=list)
     parents: list[pl.DataFrame] = field(default_factory=lambda: [pl.DataFrame(schema=PARENTS)])
     looked_up: dict[str, pl.DataFrame] = field(default_factory=dict)
+    merged: pl.DataFrame = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.merged = merged_patients(self.task.fhir, self.task.bucket)
+        self.report.merged = self.merged.height
 
     def resources(self, resource: str) -> None:
         """Make the events of all resources of one type, and account for each."""
@@ -135,7 +157,13 @@ class _Maker:
         except ComputeError as error:
             raise several_values(definition, error) from error
         patients = rows["subject"].drop_nulls().unique()
-        subjects = pl.DataFrame({"subject": patients}).with_columns(subject_id=subject_id(pl.col("subject")))
+        subjects = pl.DataFrame({"subject": patients})
+        if self.merged.height:
+            if definition.resource == "Patient":  # who survives has facts of their own
+                rows = rows.filter(~pl.col("subject").is_in(self.merged[RETIRED].implode()))
+            subjects = pl.DataFrame({"subject": patients, "survivor": surviving(patients, self.merged)})
+        whose = pl.col(subjects.columns[-1])
+        subjects = subjects.select("subject", subject_id=subject_id(whose))
         rows = rows.join(subjects, on="subject", how="left", maintain_order="left")
         return rows.with_columns(resource_type=pl.lit(definition.resource)), plan.reads
 
@@ -189,11 +217,26 @@ class _Maker:
             account.made["events"] = events
         if left.height:
             unused = _explained(resource, left, made, bool(self.knowledge.views_of(resource)))
+            if resource == "Patient":
+                one = pl.col("resource_id").is_in(self.merged[RETIRED].implode())
+                unused = unused.with_columns(reason=pl.when(one).then(pl.lit(MERGED)).otherwise("reason"))
             self.unused.append(unused)
             counted = Counter(dict(unused.group_by("outcome").len().iter_rows()))
             account.rejected, account.filtered = counted[REJECTED], counted[FILTERED]
             account.reasons = dict(sorted(unused.group_by("reason").len().iter_rows()))
         self.report.accounts[resource] = account
+
+
+def merged_patients(fhir: Path, bucket: str) -> pl.DataFrame:
+    """Patients of a bucket who were replaced by another of it: `retired` and `survivor` ids, chains followed.
+
+    Raises: DataQualityError if they are merged in a circle.
+    """
+    frame = scan(fhir, "Patient", [bucket], elements_read([_LINKS])["Patient"])
+    there = frame.select("id").collect()["id"]
+    links = plan_view(_LINKS, frame).frame.collect()
+    known = links.filter(pl.col(SURVIVOR).is_in(there.implode()) & (pl.col(SURVIVOR) != pl.col(RETIRED)))
+    return survivors(known.select(RETIRED, SURVIVOR))
 
 
 def _explained(resource: str, left: pl.DataFrame, made: list[Made], viewed: bool) -> pl.DataFrame:

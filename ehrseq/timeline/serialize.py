@@ -152,6 +152,7 @@ def _close_books(
             for name in sorted({name for report in reports for name in report.unread})
         },
         "ambiguous_systems": ambiguous(systems, knowledge.systems),
+        "patients_merged": sum(report.merged for report in reports),
         "events_before_birth": sum(report.before_birth for report in reports),
         "events_after_death": sum(report.after_death for report in reports),
         "subjects": sum(report.subjects for report in reports),

@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fhir.resources.R4B import get_fhir_model_class
 from pydantic import ValidationError
 
+import ehrseq.fhir.elements
 from ehrseq.core.errors import SchemaError
+from ehrseq.fhir import derived
 from ehrseq.fhir.elements import Element, children, element, is_resource, resource_types, suggest
 
 _EXAMPLES: dict[str, Any] = {
@@ -44,6 +47,12 @@ def is_valid(type_name: str, resource: dict[str, Any]) -> bool:
     except ValidationError:
         return False
     return True
+
+
+def test_the_table_is_what_the_classes_say() -> None:
+    """If this fails, fhir.resources has changed: `python -m ehrseq.fhir.derived` writes the table again."""
+    shipped = Path(ehrseq.fhir.elements.__file__).with_name("r4b.ndjson").read_text().splitlines()
+    assert list(derived.table()) == shipped
 
 
 @pytest.mark.parametrize("type_name", resource_types())

@@ -120,7 +120,7 @@ def _rounded(value: float) -> str:
 
 def _value(resource: Resource) -> Fact:
     if quantity := resource.get("valueQuantity"):
-        return _rounded(quantity["value"]), quantity.get("code")
+        return _rounded(quantity["value"]), quantity.get("unit")
     if concept := resource.get("valueCodeableConcept"):
         return _code(concept), _words(concept["text"])
     return (_words(resource.get("valueString")),)
