@@ -225,10 +225,12 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
 
 
 def sink_parquet(frame: pl.LazyFrame, path: Path) -> None:
-    """`write_parquet` of rows that need not fit into memory. Raises: StorageError."""
+    """`write_parquet` of rows that need not fit into memory and are read as a whole. Raises: StorageError."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        frame.sink_parquet(path, compression="zstd", compression_level=1, row_group_size=262_144)
+        frame.sink_parquet(
+            path, compression="zstd", compression_level=1, row_group_size=262_144, statistics=False
+        )
 
 
 def input_of(name: str, path: Path) -> Input:

@@ -73,7 +73,7 @@ class Plan:
     """A compiled mapping. `lets` one after the other, then `leaves`, then `resource` over them.
 
     `schema` is that of the resource type; `owners` gives the subject column of every table that has one; `constant`
-    names the elements that are the same in every resource.
+    names the elements that are the same in every resource, `dated` those that are written from dates and clocks.
     """
 
     mapping: Mapping
@@ -87,6 +87,7 @@ class Plan:
     clocks: list[Clock] = field(default_factory=list)
     owners: Map[str, str] = field(default_factory=dict)
     constant: frozenset[str] = frozenset()
+    dated: frozenset[str] = frozenset()
 
 
 @lru_cache(maxsize=8)
@@ -170,6 +171,7 @@ class _Compiler:
         self.links: list[Link] = []
         self.translations: list[Translation] = []
         self.clocks: list[Clock] = []
+        self.dated: set[str] = set()
         self.count = 0
         table = mappings.source.tables[mapping.table]
         self.reader = Reader(table.decimal, table.thousands)
@@ -193,7 +195,7 @@ class _Compiler:
             self.mapping, schema, lets, self._id(self.mapping, self.mapping.key), self.leaves, columns,
             self.links, self.translations, self.clocks,
             {name: table.subject for name, table in self.mappings.source.tables.items() if table.subject},
-            frozenset(constant),
+            frozenset(constant), frozenset(self.dated),
         )  # fmt: skip
 
     def _id(self, target: Mapping, keys: Sequence[str]) -> pl.Expr:
@@ -288,7 +290,9 @@ class _Compiler:
         value = pl.sql_expr(node.value).cast(pl.Float64) if node.value else pl.lit(None, pl.Float64)
         comparator = pl.sql_expr(node.comparator) if node.comparator else None
         if node.text:
-            number, sign = self.reader.number(pl.sql_expr(node.text))
+            text = pl.sql_expr(node.text)
+            _, sign = self.reader.number(text)
+            number, _ = self.reader.number(pl.when(value.is_null()).then(text) if node.value else text)
             value = pl.coalesce(value, number)
             comparator = sign if comparator is None else pl.coalesce(comparator, sign)
         fields, leaf = self._amount(node, value, comparator)
@@ -400,6 +404,7 @@ class _Compiler:
             reading = _filled_text(expression)
             self.clocks += [Clock(name, reading, path, "date", PARTIAL_DATE) for name in built.leaves]
             return built
+        self.dated.add(path)
         if type_name == "date" or found == pl.Date:
             return self._single("value", expression.dt.to_string("%Y-%m-%d"))
         zone = self.mappings.source.timezone

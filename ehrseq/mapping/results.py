@@ -27,8 +27,10 @@ class Reader:
         >>> table.select(value).to_series().to_list(), table.select(comparator).to_series().to_list()[:3]
         ([5.0, 1.5, -3.0, None, None, None, None], ['<', '>=', None])
         """
-        parts = text.str.extract_groups(rf"^\s*(<=|>=|=<|=>|<|>|≤|≥)?\s*({self._signed})\s*$")
-        return self._value(parts.struct[1]), parts.struct[0].replace(_COMPARATORS)
+        pattern = rf"^\s*(<=|>=|=<|=>|<|>|≤|≥)?\s*({self._signed})\s*$"
+        compared = pl.when(text.str.contains("[<>≤≥]")).then(text)  # few are, and to take apart is dear
+        sign = compared.str.extract_groups(pattern).struct[0].replace(_COMPARATORS)
+        return self._value(text.str.extract(pattern, 2)), sign
 
     def range(self, text: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
         """(low, high) of `3-5`, `3 - 5`, `-5 - -3`, `3 to 5`; null where the text is no range, or runs downwards.
