@@ -86,7 +86,9 @@ def main() -> None:
         if chosen.ndjson:
             meter, rows = Meter(), 0
             for shard in shards:
-                rows += write_ndjson(pl.read_parquet(shard), "Observation", folder / f"{shard.stem}.ndjson")
+                with (folder / f"{shard.stem}.ndjson").open("wb") as stream:
+                    for part in pl.read_parquet(shard).iter_slices(100_000):
+                        rows += write_ndjson(part, "Observation", stream)
             report(
                 "map.ndjson",
                 rows,

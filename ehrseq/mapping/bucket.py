@@ -313,8 +313,8 @@ class _State:
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Reject what breaks FHIR: columnar rules on every row, `fhir.resources.R4B` on a fraction.
 
-        The first row speaks for all where an element is the same in all; dates and clocks are well formed when the year
-        has four digits.
+        The first row speaks for all where an element is of one form in all; dates and clocks are well formed when the
+        year has four digits.
         """
         resource = plan.mapping.resource
         known = plan.constant if validate.violations(made.head(1), resource).is_empty() else frozenset()

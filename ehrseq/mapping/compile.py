@@ -73,7 +73,7 @@ class Plan:
     """A compiled mapping. `lets` one after the other, then `leaves`, then `resource` over them.
 
     `schema` is that of the resource type; `owners` gives the subject column of every table that has one; `constant`
-    names the elements that are the same in every resource, `dated` those that are written from dates and clocks.
+    names the elements that are of one form in every resource, `dated` those that are written from dates and clocks.
     """
 
     mapping: Mapping
@@ -171,6 +171,7 @@ class _Compiler:
         self.links: list[Link] = []
         self.translations: list[Translation] = []
         self.clocks: list[Clock] = []
+        self.constant: set[str] = set()
         self.dated: set[str] = set()
         self.count = 0
         table = mappings.source.tables[mapping.table]
@@ -179,28 +180,30 @@ class _Compiler:
     def plan(self, schema: pl.Schema) -> Plan:
         children = self.mapping.template.children
         types = elements.children(self.mapping.resource)
-        columns, constant = [], set()
+        columns = []
         for name, dtype in schema.items():
             if name == "id":
                 continue
             built = self._node(children[name], dtype, types[name].type, name) if name in children else None
             if built is None or not built.leaves:
-                constant.add(name)
+                self.constant.add(name)
             columns.append((built.expression if built else pl.lit(None, dtype)).cast(dtype).alias(name))
         lets = {
             let.name: pl.lit(let.node.value) if isinstance(let.node, Constant) else pl.sql_expr(let.node.sql)
             for let in self.mapping.lets
         }
         return Plan(
-            self.mapping, schema, lets, self._id(self.mapping, self.mapping.key), self.leaves, columns,
+            self.mapping, schema, lets, self._id(self.mapping, self.mapping.key, "id"), self.leaves, columns,
             self.links, self.translations, self.clocks,
             {name: table.subject for name, table in self.mappings.source.tables.items() if table.subject},
-            frozenset(constant), frozenset(self.dated),
+            frozenset(self.constant), frozenset(self.dated),
         )  # fmt: skip
 
-    def _id(self, target: Mapping, keys: Sequence[str]) -> pl.Expr:
-        """Id of what `target` makes from these keys."""
+    def _id(self, target: Mapping, keys: Sequence[str], path: str) -> pl.Expr:
+        """Id of what `target` makes from these keys, for the element at `path`."""
         numbers = all(self._dtype(sql).is_integer() for sql in keys)
+        if numbers:
+            self.constant.add(path)
         return resource_id(target.id_prefix, [pl.sql_expr(sql) for sql in keys], numbers=numbers)
 
     def _dtype(self, sql: str) -> pl.DataType:
@@ -281,7 +284,7 @@ class _Compiler:
 
     def _reference(self, node: Reference, dtype: pl.DataType, path: str) -> _Built:
         target = self.mappings[node.mapping]
-        link = pl.lit(f"{target.resource}/") + self._id(target, node.keys)
+        link = pl.lit(f"{target.resource}/") + self._id(target, node.keys, path)
         name = self._leaf("reference", link)
         self.links.append(Link(name, f"{path}.reference", node.mapping))
         return self._struct(dtype, {"reference": pl.col(name)}, (name,))
