@@ -241,6 +241,13 @@ class _Checker:
         if None in dtypes.values():
             return
         match node:
+            case Object() if element.type == "Resource":
+                if node.resource is None or not elements.is_resource(node.resource):
+                    self._say(node.where, f"`{path}` holds a resource of its own: say its `resourceType`.")
+                else:
+                    self._object(node, node.resource, f"{path}.{node.resource}")
+            case Object() if node.resource:
+                self._say(node.where, f"`{path}` has a `resourceType`, which is for `contained` alone.")
             case Object():
                 if element.primitive:
                     self._say(node.where, f"`{path}` is a {element.type}, which has no children.")

@@ -246,7 +246,7 @@ class _Compiler:
             case ListOf(items=items):
                 return self._list(items, dtype, type_name, path)
             case Object(children=children):
-                return self._object(children, dtype, type_name, path)
+                return self._object(children, dtype, node.resource or type_name, path)
         raise AssertionError(f"unknown node {node}")
 
     def _single(self, role: str, expression: pl.Expr, literal: bool = False) -> _Built:
@@ -262,7 +262,9 @@ class _Compiler:
         leaves: list[str] = []
         for item in dtype.fields:
             inner = _dtype(item.dtype)
-            if item.name in children:
+            if item.name == "resourceType":  # of what is contained
+                fields.append(pl.lit(type_name).alias(item.name))
+            elif item.name in children:
                 place = f"{path}.{item.name}"
                 built = self._node(children[item.name], inner, types[item.name].type, place)
                 leaves += built.leaves

@@ -33,6 +33,7 @@ from ehrseq.sources.declaration import Source
 
 _KEYS = {"version", "resource", "title", "from", "explode", "join", "let", "key", "skip", "reject", "winner", "gather",
          "ignore", "template"}  # fmt: skip
+_TYPE = "resourceType"
 _HELPERS = ("$reference", "$datetime", "$quantity", "$range", "$ratio", "$text", "$concept", "$base64")
 _READERS = {Quantity: "number", Range: "range", Ratio: "ratio"}
 
@@ -188,13 +189,15 @@ def _node(document: Document, where: Where, value: Any, constants: Map[str, Any]
             return _helper(document, where, value)
         case dict():
             children = {
-                name: _node(document, (*where, name), child, constants) for name, child in value.items()
+                name: _node(document, (*where, name), child, constants)
+                for name, child in value.items()
+                if name != _TYPE
             }
             kinds = frozenset(_READERS[type(child)] for child in children.values() if type(child) in _READERS)
             told = {
                 name: replace(c, kinds=kinds) if isinstance(c, Text) else c for name, c in children.items()
             }
-            return Object(where, told)
+            return Object(where, told, str(value[_TYPE]) if _TYPE in value else None)
         case list():
             return ListOf(
                 where, tuple(_node(document, (*where, i), item, constants) for i, item in enumerate(value))

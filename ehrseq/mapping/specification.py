@@ -111,6 +111,7 @@ class Object(Node):
     """An element with children (a resource, a datatype, a backbone element)."""
 
     children: Map[str, Node]
+    resource: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +232,9 @@ def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
     """Every node below (and with) `node`, with its dotted element path; lists are transparent."""
     yield path, node
     if isinstance(node, Object):
+        inside = f"{path}.{node.resource}" if node.resource else path
         for name, child in node.children.items():
-            yield from walk(child, f"{path}.{name}" if path else name)
+            yield from walk(child, f"{inside}.{name}" if inside else name)
     elif isinstance(node, ListOf):
         for item in node.items:
             yield from walk(item, path)
