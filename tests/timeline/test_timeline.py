@@ -38,7 +38,7 @@ def hospital(subjects: int = 12) -> list[Resource]:
             about(n, "Observation", f"o{n}", status="final", encounter=stay, code=local,
                   issued=f"2020-01-{n:02}T12:00:00Z", valueQuantity={"value": 140.0 + n, "unit": "mmol/L"}),
             about(n, "Observation", f"x{n}", status="entered-in-error", code=local, issued="2020-01-01T00:00:00Z"),
-            about(n, "Goal", f"g{n}", lifecycleStatus="active"),
+            about(n, "Flag", f"g{n}", status="active"),
         ]  # fmt: skip
     return [
         *resources,
@@ -100,14 +100,14 @@ def test_every_resource_is_accounted_for(made: Path) -> None:
     assert total(manifest.sources.values()).rows_in == len(resources)
     assert all(account.balanced for account in manifest.sources.values())
     assert manifest.sources["Observation"].reasons == {"left out by its views": 12}
-    assert manifest.sources["Goal"].reasons == {"no view reads this type": 12}
+    assert manifest.sources["Flag"].reasons == {"no view reads this type": 12}
     assert manifest.sources["Practitioner"].reasons == {"no view reads this type": 1}
     assert manifest.sources["Location"].reasons == {"only joined to others": 1}
     unused = pl.read_parquet(made / "out" / "rejects" / "*.parquet")
     assert unused.height == 24  # resources of nobody are counted, not listed
     listed = unused.select("row", "resource_id").rows()
     assert all(resources[row - 1]["id"] == name for row, name in listed)
-    assert manifest.notes["elements_never_read"]["Goal"] == ["lifecycleStatus", "subject"]
+    assert manifest.notes["elements_never_read"]["Flag"] == ["status", "subject"]
     assert manifest.notes["guarantees"]["condition"] == {"derived": 12}
 
 
