@@ -56,7 +56,7 @@ def main() -> None:
         "floor": {"name": "sklearn roc_auc_score x replicates", "cpu_seconds": round(floor_seconds, 3)},
         "ratio_to_floor": round(cpu / floor_seconds, 3),
         "versions": versions(),
-        "device": platform.processor() or platform.machine(),
+        "device": platform.machine(),
     }
     print(json.dumps(record))
 

@@ -59,7 +59,7 @@ def main() -> None:
         "floor": {"name": "memcpy of the batches", "cpu_seconds": round(floor, 4)},
         "ratio_to_floor": round(seconds / floor, 2),
         "versions": versions(),
-        "device": platform.processor() or platform.machine(),
+        "device": platform.machine(),
     }
     print(json.dumps(record), flush=True)
 

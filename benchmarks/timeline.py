@@ -67,7 +67,7 @@ def main() -> None:
         },
         "ratio_to_floor": round(cpu / floor_cpu, 2),
         "versions": versions(),
-        "device": platform.processor() or platform.machine(),
+        "device": platform.machine(),
     }
     print(json.dumps(record))
 

@@ -38,6 +38,9 @@ from ehrseq.core.hashing import content_hash
 from ehrseq.core.manifest import Account, Input, Manifest, Shard, read_manifest, read_run, total
 from ehrseq.core.measure import Meter
 
+ROW_GROUP = 262_144
+"""Rows that stand together in a Parquet file, and can be read without the others."""
+
 _LIBRARIES = ("polars", "duckdb", "pyarrow", "numpy", "jax", "flax", "fhir.resources")
 
 
@@ -221,7 +224,7 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     """Write a Parquet file whose bytes depend on the frame alone. Raises: StorageError."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        frame.write_parquet(path, compression="zstd", compression_level=1, row_group_size=262_144)
+        frame.write_parquet(path, compression="zstd", compression_level=1, row_group_size=ROW_GROUP)
 
 
 def sink_parquet(frame: pl.LazyFrame, path: Path) -> None:
@@ -229,7 +232,7 @@ def sink_parquet(frame: pl.LazyFrame, path: Path) -> None:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         frame.sink_parquet(
-            path, compression="zstd", compression_level=1, row_group_size=262_144, statistics=False
+            path, compression="zstd", compression_level=1, row_group_size=ROW_GROUP, statistics=False
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import polars as pl
 
 from ehrseq.core.database import cursor
-from ehrseq.core.dataset import Build, Result, input_of
+from ehrseq.core.dataset import ROW_GROUP, Build, Result, input_of
 from ehrseq.core.errors import ConfigError
 from ehrseq.core.files import write_json
 from ehrseq.core.hashing import stable_hash
@@ -87,8 +87,10 @@ class _Writer:
 def _texts(path: Path) -> Iterator[pl.DataFrame]:
     """`id` and `text` of the resources in a shard, a part at a time."""
     names = list(pl.read_parquet_schema(path))
-    frame = pl.read_parquet(path, columns=["id", JSON] if JSON in names else None)
-    for part in frame.iter_slices(_ROWS_AT_ONCE):
+    whole = pl.scan_parquet(path).select(["id", JSON] if JSON in names else names)
+    height = whole.select(pl.len()).collect().item()
+    groups = (whole.slice(start, ROW_GROUP).collect() for start in range(0, height, ROW_GROUP))
+    for part in (part for group in groups for part in group.iter_slices(_ROWS_AT_ONCE)):
         text = part[JSON] if JSON in names else json_text(part.select(pl.exclude("^_.*$")), path.parent.name)
         yield pl.DataFrame({"id": part["id"], "text": text})
 
