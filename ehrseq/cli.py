@@ -176,7 +176,12 @@ def run(
 @app.command("map")
 def map_(
     source: Source,
-    data: Annotated[Path, typer.Argument(help="Folder of the source's tables.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of the source's tables, or a database: postgresql://…, a .sqlite or .duckdb file."
+        ),
+    ],
     out: Out,
     delta: Annotated[
         bool,

@@ -1,13 +1,15 @@
 """What a source delivered: all of its tables, or a delta of what is new since the last delivery."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from ehrseq.core.errors import SourceError
+from ehrseq.core.errors import ConfigError, SourceError
 from ehrseq.core.files import sha256_file
 from ehrseq.core.manifest import Input
 from ehrseq.mapping.delta import deleted
+from ehrseq.sources.database import Database, Partition, is_database, shown
 from ehrseq.sources.declaration import Source
 from ehrseq.sources.raw import delivered_columns
 from ehrseq.sources.tables import find_tables, table_files
@@ -15,25 +17,43 @@ from ehrseq.sources.tables import find_tables, table_files
 
 @dataclass(frozen=True)
 class Delivery:
-    """Files of rows and, of a delta, files of deleted keys, by table, below `data`."""
+    """Files of rows and, of a delta, files of deleted keys, by table, below `data`; or partitions of a database.
+
+    Use as a context manager: a database is read as it is at one instant, which ends with it.
+    """
 
     data: Path
-    rows: Mapping[str, list[Path]]
+    rows: Mapping[str, Sequence[Path | Partition]]
     gone: Mapping[str, list[Path]]
     delta: bool
+    database: Database | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.database is not None:
+            self.database.connection.close()
 
     @property
     def inputs(self) -> list[Input]:
-        """Every file with its hash. Raises: SourceError if one cannot be read."""
+        """Every file, or table, with its hash. Raises: SourceError if one cannot be read."""
+        if self.database is not None:
+            parts = {
+                name: [p for p in found if isinstance(p, Partition)] for name, found in self.rows.items()
+            }
+            return [Input(name, self.database.input_hash(found)) for name, found in parts.items()]
         files = [path for found in (self.rows, self.gone) for paths in found.values() for path in paths]
-        return [Input(self.label(path), _sha256(path)) for path in files]
+        return [Input(self.label(path), _sha256(path)) for path in files if isinstance(path, Path)]
 
     def columns(self, source: Source) -> dict[str, dict[str, str]]:
         """Columns and types that each table came with, by its first file; none of files that cannot be read anyway."""
         return {name: delivered_columns(source.tables[name], paths[0]) for name, paths in self.rows.items()}
 
-    def label(self, path: Path) -> str:
+    def label(self, path: Path | Partition) -> str:
         """Name of a file in provenance; in a delta, with the name of its folder."""
+        if isinstance(path, Partition):
+            return path.name
         name = path.relative_to(self.data).as_posix()
         return f"{self.data.resolve().name}/{name}" if self.delta else name
 
@@ -60,12 +80,20 @@ def columns_changed(
     return found
 
 
-def find_delivery(source: Source, data: Path, *, delta: bool) -> Delivery:
-    """Find the tables below `data`.
+def find_delivery(source: Source, data: str | Path, *, delta: bool) -> Delivery:
+    """Find the tables below `data`, a folder or a database.
 
     Raises: SourceError if there are none, a full delivery lacks a table that is not optional, or a delta has rows of a
     table without `primary_key`.
     """
+    if is_database(data):
+        if delta:
+            raise ConfigError(
+                f"{shown(str(data))}: a delta is a folder. Map the database as a full delivery."
+            )
+        database = Database(data)
+        return Delivery(Path(shown(str(data))), database.partitions(source), {}, delta, database)
+    data = Path(data)
     if not delta:
         return Delivery(data, find_tables(source, data), {}, delta)
     if not data.is_dir():

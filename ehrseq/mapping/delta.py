@@ -4,7 +4,7 @@ A row replaces the kept row with the same primary key; a key in `TABLE.deleted.c
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from ehrseq.mapping.spill import (
     row_columns,
     write_part,
 )
+from ehrseq.sources.database import Partition
 from ehrseq.sources.declaration import Source, Table
 from ehrseq.sources.tables import read_batches
 
@@ -88,7 +89,11 @@ def _nothing(table: Table) -> pl.DataFrame:
 
 
 def current_links(
-    source: Source, kept: Path, files: Mapping[str, list[Path]], gone: Mapping[str, list[Path]], data: Path
+    source: Source,
+    kept: Path,
+    files: Mapping[str, Sequence[Path | Partition]],
+    gone: Mapping[str, list[Path]],
+    data: Path,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Links of merged patients before a delta and after it. The source has a link table."""
     merge = source.merge

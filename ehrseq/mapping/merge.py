@@ -10,11 +10,12 @@ from pathlib import Path
 import polars as pl
 
 from ehrseq.fhir.merged import RETIRED, SURVIVOR
+from ehrseq.sources.database import Partition
 from ehrseq.sources.declaration import Merge, Table
 from ehrseq.sources.tables import COLUMN_DTYPES, read_batches
 
 
-def read_links(merge: Merge, table: Table, files: Iterable[Path]) -> pl.DataFrame:
+def read_links(merge: Merge, table: Table, files: Iterable[Path | Partition]) -> pl.DataFrame:
     """The links of a delivery; rows that cannot be read are rejects of the first pass, not of this one."""
     frames = [no_links(table, merge)]
     for rows, _ in read_batches(table, [(path, path.name) for path in files]):

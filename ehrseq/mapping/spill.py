@@ -4,7 +4,7 @@ All rows of a subject, from every table, land in the same bucket; rows of shared
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from ehrseq.core.dataset import write_parquet
 from ehrseq.core.files import storage_errors
 from ehrseq.core.hashing import stable_hash
 from ehrseq.fhir.merged import surviving
+from ehrseq.sources.database import Partition
 from ehrseq.sources.declaration import Source, Table
 from ehrseq.sources.rejects import Reject, join_rejects, rejects
 from ehrseq.sources.tables import COLUMN_DTYPES, read_batches
@@ -22,6 +23,7 @@ from ehrseq.sources.tables import COLUMN_DTYPES, read_batches
 SHARED = "shared"
 _ROWS_HELD = 1_000_000
 _BYTES_TOGETHER = 8 << 20
+_BYTES_A_ROW = 12
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class SpillTask:
     """
 
     table: Table
-    files: tuple[tuple[Path, str], ...]
+    files: tuple[tuple[Path | Partition, str], ...]
     number: int
     folder: Path
     buckets: int
@@ -53,26 +55,31 @@ def bucket_name(bucket: int | str) -> str:
     return bucket if isinstance(bucket, str) else f"{bucket:04d}"
 
 
-def buckets_for(files: Map[str, list[Path]]) -> int:
+def buckets_for(files: Map[str, Sequence[Path | Partition]]) -> int:
     """Number of buckets for these files: one for each 8 MB, at least 4, at most 256."""
-    size = sum(path.stat().st_size for paths in files.values() for path in paths)
+    size = sum(_size(path) for paths in files.values() for path in paths)
     return min(max(-(-size // (8 << 20)), 4), 256)
+
+
+def _size(path: Path | Partition) -> int:
+    """Bytes of a file; of a partition, about those of its rows in a compressed file."""
+    return path.rows * _BYTES_A_ROW if isinstance(path, Partition) else path.stat().st_size
 
 
 def spill_tasks(
     source: Source,
-    files: Map[str, list[Path]],
-    label: Callable[[Path], str],
+    files: Map[str, Sequence[Path | Partition]],
+    label: Callable[[Path | Partition], str],
     folder: Path,
     buckets: int,
     merged: pl.DataFrame | None = None,
 ) -> list[SpillTask]:
     """One task for each file, with its name in provenance; neighbours of one table go together while they are small."""
-    groups: list[tuple[str, list[Path]]] = []
+    groups: list[tuple[str, list[Path | Partition]]] = []
     room = 0
     for name, paths in files.items():
         for path in paths:
-            size = path.stat().st_size
+            size = _size(path)
             if not groups or groups[-1][0] != name or size > room:
                 groups.append((name, []))
                 room = _BYTES_TOGETHER

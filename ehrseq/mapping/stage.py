@@ -50,7 +50,7 @@ _FRACTION = {"none": 0.0, "sample": 0.002, "full": 1.0}
 
 def map(
     source: str | Path,
-    data: Path,
+    data: str | Path,
     out: Path,
     *,
     delta: bool = False,
@@ -61,7 +61,7 @@ def map(
     max_reject_fraction: float = 0.05,
     force: bool = False,
 ) -> Result:
-    """Map the tables below `data` to a FHIR store at `out`.
+    """Map the tables of `data`, a folder or a database, to a FHIR store at `out`.
 
     `source` is a shipped source's name or a folder of mappings. `delta`: `data` holds only what is new since the store
     at `out`, which was made with `keep_rows`: rows replace those with the same primary key, and keys in
@@ -78,25 +78,27 @@ def map(
         )
     folder = find_source(source)
     mappings = load_mappings(folder)
-    data, out = Path(data), Path(out)
+    out = Path(out)
     previous = _previous(out, mappings.source, delta)
-    delivery = find_delivery(mappings.source, data, delta=delta)
-    inputs = _merged_inputs(previous, delivery)
-    config = {"source": mappings.source.name, "version": mappings.source.version, "mappings": fingerprint(folder),
-              "buckets": _bucket_count(delivery, previous), "validate": validate, "keep_rows": keep_rows or delta,
-              "max_reject_fraction": max_reject_fraction}  # fmt: skip
-    with Build(out, kind="fhir", config=config, inputs=inputs, force=force) as build:
-        if not build.unchanged:
-            if previous and (build.previous is None or build.previous.fingerprint != previous.fingerprint):
-                raise BusyError(f"{out}: another run has just replaced it. Run the command again.")
-            columns = delivery.columns(mappings.source)
-            build.notes["columns"] = _checked_columns(previous, columns, delivery, allow_changed_columns)
-            run = _Run(build, mappings, folder, delivery, workers, previous)
-            reports = run.buckets()
-            enter_shards(build, reports, mappings)
-            close_books(build, mappings, run.read, [report for _, report in reports])
-            run.note_changes([report for _, report in reports])
-            refuse_rejects(build, max_reject_fraction, ("table", "rule"))
+    with find_delivery(mappings.source, data, delta=delta) as delivery:
+        inputs = _merged_inputs(previous, delivery)
+        config = {"source": mappings.source.name, "version": mappings.source.version, "mappings": fingerprint(folder),
+                  "buckets": _bucket_count(delivery, previous), "validate": validate, "keep_rows": keep_rows or delta,
+                  "max_reject_fraction": max_reject_fraction}  # fmt: skip
+        with Build(out, kind="fhir", config=config, inputs=inputs, force=force) as build:
+            if not build.unchanged:
+                if previous and (
+                    build.previous is None or build.previous.fingerprint != previous.fingerprint
+                ):
+                    raise BusyError(f"{out}: another run has just replaced it. Run the command again.")
+                columns = delivery.columns(mappings.source)
+                build.notes["columns"] = _checked_columns(previous, columns, delivery, allow_changed_columns)
+                run = _Run(build, mappings, folder, delivery, workers, previous)
+                reports = run.buckets()
+                enter_shards(build, reports, mappings)
+                close_books(build, mappings, run.read, [report for _, report in reports])
+                run.note_changes([report for _, report in reports])
+                refuse_rejects(build, max_reject_fraction, ("table", "rule"))
     return build.result
 
 

@@ -16,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from ehrseq.core.errors import SourceError, closest
+from ehrseq.sources.database import Partition, batches
 from ehrseq.sources.declaration import Table
 
 SUFFIXES = {
@@ -42,11 +43,15 @@ class Raw:
     ragged: tuple[int, ...] = ()
 
 
-def raw_batches(table: Table, path: Path) -> Iterator[Raw]:
-    """Batches of a file: text columns of delimited files, typed ones of Parquet.
+def raw_batches(table: Table, path: Path | Partition) -> Iterator[Raw]:
+    """Batches of a file: text columns of delimited files, typed ones of Parquet; or of a partition of a database.
 
-    Raises: SourceError when the header differs from the declaration, or the file cannot be decoded to its end.
+    Raises: SourceError when the header differs from the declaration, or the file cannot be decoded to its end;
+    DatabaseLostError.
     """
+    if isinstance(path, Partition):
+        yield from _database_batches(table, path)
+        return
     seen = 0
     try:
         for part in (
@@ -61,8 +66,10 @@ def raw_batches(table: Table, path: Path) -> Iterator[Raw]:
         ) from error
 
 
-def delivered_columns(table: Table, path: Path) -> dict[str, str]:
+def delivered_columns(table: Table, path: Path | Partition) -> dict[str, str]:
     """Names of a file's columns with their types (`text` in delimited files); none where reading it will fail."""
+    if isinstance(path, Partition):
+        return dict(path.columns)
     try:
         if path.suffix == ".parquet":
             schema = pyarrow.parquet.read_schema(path)
@@ -201,6 +208,15 @@ def _skipping(rows: pl.Series, ragged: list[int]) -> pl.Series:
     return rows + shift.search_sorted(rows, side="right").cast(pl.Int64) if len(shift) else rows
 
 
+def _database_batches(table: Table, partition: Partition) -> Iterator[Raw]:
+    found = _columns(table, [name for name, _ in partition.columns], partition)
+    counted = 0
+    for batch in batches(partition):
+        frame = pl.DataFrame(pl.from_arrow(batch)).select(found)
+        yield Raw(frame.with_columns(_row=counted + 1 + pl.int_range(frame.height, eager=True)))
+        counted += frame.height
+
+
 def _parquet_batches(table: Table, path: Path) -> Iterator[Raw]:
     with pyarrow.parquet.ParquetFile(path) as parquet:
         found = _columns(table, parquet.schema_arrow.names, path)
@@ -218,7 +234,7 @@ def _spellings(table: Table) -> list[str]:
     return [form for name in table.header for form in (name, name.lower(), name.upper(), name.capitalize())]
 
 
-def _columns(table: Table, header: list[str], path: Path) -> list[pl.Expr]:
+def _columns(table: Table, header: list[str], path: Path | Partition) -> list[pl.Expr]:
     """The declared columns as they are found under a header.
 
     Raises: SourceError that names every column that is missing or not declared.

@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from ehrseq.core.errors import SourceError
+from ehrseq.sources.database import Partition
 from ehrseq.sources.declaration import Source, Table
 from ehrseq.sources.numbers import plain_number
 from ehrseq.sources.raw import SUFFIXES, raw_batches
@@ -71,7 +72,7 @@ def find_tables(source: Source, data: Path) -> dict[str, list[Path]]:
 
 
 def read_batches(
-    table: Table, files: Sequence[tuple[Path, str]]
+    table: Table, files: Sequence[tuple[Path | Partition, str]]
 ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
     """Yield (rows, rejects) for the files of a table, each a path and the name it has in provenance.
 
@@ -105,7 +106,7 @@ def _provenance(table: Table, rows: pl.DataFrame, name: str, named: dict[str, st
     return rows.select(*table.header, _file=pl.lit(name), _row=pl.col("_row").cast(pl.Int64), **given)
 
 
-def _from_name(table: Table, column: str, path: Path) -> str:
+def _from_name(table: Table, column: str, path: Path | Partition) -> str:
     match = re.search(table.file_name[column], path.name)
     if not match:
         raise SourceError(
