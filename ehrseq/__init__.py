@@ -29,6 +29,7 @@ _VERBS: dict[str, str] = {
     "label": "ehrseq.tasks.extract",
     "show": "ehrseq.deploy.show",
     "doctor": "ehrseq.deploy.doctor",
+    "generate": "ehrseq.synthetic.generate",
 }
 
 __all__ = ["__version__", *_VERBS]

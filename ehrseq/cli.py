@@ -27,7 +27,9 @@ app = typer.Typer(
     help="Any hospital's records to FHIR, timelines, tokens and JAX models.",
     epilog="Start with: ehrseq demo",
 )
-mappings = typer.Typer(no_args_is_help=True, help="Work with mapping files: list, check, test, preview.")
+mappings = typer.Typer(
+    no_args_is_help=True, help="Work with mapping files: new, list, check, test, preview, coverage, schema."
+)
 app.add_typer(mappings, name="mappings")
 imports = typer.Typer(no_args_is_help=True, help="Bring in what is FHIR already: files.")
 app.add_typer(imports, name="import")
@@ -171,6 +173,27 @@ def run(
         )  # fmt: skip
 
     _do("run", as_json, quiet, work)
+
+
+@app.command()
+def generate(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    patients: Annotated[int, typer.Option(help="Patients of the generated hospital.")] = 2000,
+    format_: Annotated[
+        str, typer.Option("--format", help="mimic_iv or omop: the layout of the tables.")
+    ] = "mimic_iv",
+    seed: Seed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Generate a hospital's tables, with the true risk of every patient beside them."""
+
+    def work() -> Any:
+        import ehrseq
+
+        return ehrseq.generate(out, patients=patients, seed=seed, format=format_)
+
+    _do("generate", as_json, quiet, work)
 
 
 @app.command("map")
@@ -378,6 +401,32 @@ def doctor(as_json: Json = False) -> None:
     _do("doctor", as_json, True, work)
 
 
+@mappings.command("new")
+def new(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+    data: Annotated[Path, typer.Argument(help="Folder of tables: CSV, TSV, Parquet.")],
+    table: Annotated[list[str] | None, typer.Option(help="Only this table; may be said again.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="Zone of the clocks, e.g. Europe/Berlin.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a first source.yaml, mappings and cases for tables, guessed from headers and the first rows."""
+
+    def work() -> Any:
+        from ehrseq.mapping.first import new
+
+        return new(folder, data, table or (), timezone)
+
+    _do("mappings new", as_json, True, work)
+
+
+@mappings.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of source.yaml and mapping files, by which an editor completes keys."""
+    from ehrseq.mapping.schema import mapping_schema
+
+    typer.echo(json.dumps(mapping_schema(), indent=1))
+
+
 @mappings.command("list")
 def list_(as_json: Json = False) -> None:
     """List the sources that ship with ehrseq and their mappings."""
@@ -419,13 +468,17 @@ def test(
 
 
 @mappings.command("coverage")
-def coverage(source: Source, as_json: Json = False) -> None:
+def coverage(
+    source: Source,
+    store: Annotated[Path | None, typer.Option(help="What `ehrseq map` made: also count its code systems.")] = None,
+    as_json: Json = False,
+) -> None:
     """Say what becomes of every declared column: mapped, key, ignored or forgotten (exit 2 if any is)."""
 
     def work() -> Any:
         from ehrseq.mapping.coverage import coverage
 
-        return coverage(source)
+        return coverage(source, store)
 
     _do("mappings coverage", as_json, True, work)
 

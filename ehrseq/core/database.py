@@ -1,5 +1,6 @@
 """One DuckDB per process: opening one takes longer than most of what is asked of it."""
 
+import atexit
 from functools import cache
 
 import duckdb
@@ -17,4 +18,10 @@ def cursor() -> duckdb.DuckDBPyConnection:
 
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
+    atexit.register(_close)  # DuckDB complains, on the user's screen, of what is still open at the end
     return duckdb.connect()
+
+
+def _close() -> None:
+    _database().close()
+    _database.cache_clear()

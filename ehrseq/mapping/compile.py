@@ -3,6 +3,7 @@
 Each leaf is computed once into a column of its own (`~3.value`); nesting only refers to these columns.
 """
 
+import atexit
 from collections.abc import Mapping as Map
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -97,6 +98,9 @@ def compile_mappings(mappings: MappingSet) -> tuple[Plan, ...]:
     return tuple(
         _Compiler(mappings, mapping).plan(schemas[mapping.resource]) for mapping in mappings.mappings
     )
+
+
+atexit.register(compile_mappings.cache_clear)  # else what plans hold outlives Python's own end, noisily
 
 
 def resource_schemas(mappings: MappingSet) -> dict[str, pl.Schema]:

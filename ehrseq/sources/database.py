@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import pyarrow as pa
 
@@ -25,9 +26,14 @@ from ehrseq.sources.declaration import Source, Table
 _POSTGRES = ("postgresql://", "postgres://")
 _SQLITE, _DUCKDB = (".sqlite", ".sqlite3", ".db"), (".duckdb", ".ddb")
 _ROWS_TOGETHER = 500_000
-_ROWS_A_BLOCK = 60  # of PostgreSQL, where it has not counted them
 _ATTEMPTS, _PAUSE = 4, 0.5  # seconds; doubled each time
 _PLAIN = re.compile(r"u?int\d+|float|double|halffloat|bool|date32|timestamp|string|large_string|decimal")
+_SETTINGS = (  # so that rows are the same text for everybody, and the snapshot outlives a long first pass
+    "SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'postgres'; SET LOCAL TimeZone = 'UTC'; "
+    "SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex'; "
+    "SET LOCAL idle_in_transaction_session_timeout = 0"
+)
+_REFUSED = re.compile(r"FATAL: +(?:password|no pg_hba|role|database|Peer|Ident|permission)")
 _GONE = ("08", "57P", "53", "XX", "25P")  # SQLSTATE classes of what may pass: connection, shutdown, resources
 
 
@@ -63,7 +69,9 @@ def is_database(data: str | Path) -> bool:
     >>> is_database("postgresql://reader@db.example/mimic"), is_database("path/to/folder")
     (True, False)
     """
-    return str(data).startswith(_POSTGRES) or str(data).endswith(_SQLITE + _DUCKDB)
+    return str(data).startswith(_POSTGRES) or (
+        str(data).endswith(_SQLITE + _DUCKDB) and not Path(data).is_dir()
+    )
 
 
 def shown(url: str) -> str:
@@ -72,8 +80,10 @@ def shown(url: str) -> str:
     >>> shown("postgresql://reader:secret@db.example/mimic?password=secret&sslmode=require")
     'postgresql://reader@db.example/mimic?sslmode=require'
     """
-    bare = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1@", url)
-    return re.sub(r"[?]$", "", re.sub(r"password=[^&]*&?", "", bare)).rstrip("&")
+    start, query, options = url.partition("?") if "@" not in url.partition("?")[2] else (url, "", "")
+    bare = re.sub(r"(://[^:@]*):.*@", r"\1@", start)  # up to the last @: a password may hold any character
+    kept = "&".join(part for part in options.split("&") if "password" not in part.partition("=")[0].lower())
+    return f"{bare}{query}{kept}".rstrip("?")
 
 
 class Database:
@@ -115,7 +125,10 @@ class Database:
         for name, table in source.tables.items():
             schema, _, bare = name.rpartition("/")
             places = [
-                (s, t) for s, t in there if _same(t, bare, table) and (not schema or _same(s, schema, table))
+                (s, t)
+                for s, t in there
+                if _same(t, bare, table)
+                and (self.url.endswith(_SQLITE) or not schema or _same(s, schema, table))
             ]
             if places:
                 found[name] = self._partitions(*places[0])
@@ -132,12 +145,17 @@ class Database:
         PostgreSQL computes it and has to read the table for it.
         """
         if self.snapshot is None:
-            return sha256_file(Path(self.url))
+            return content_hash([sha256_file(path) for path in self._files()])
         relation = partitions[0].relation
         total = (
             f"SELECT count(*)::text, coalesce(sum(hashtextextended(t::text, 0)), 0)::text FROM {relation} t"
         )
         return content_hash([relation, *self.ask(total)[0], partitions[0].columns])
+
+    def _files(self) -> list[Path]:
+        """The file of the database, and that of what was committed but is not yet in it."""
+        logs = (Path(f"{self.url}{suffix}") for suffix in ("-wal", ".wal"))
+        return [Path(self.url), *(path for path in logs if path.is_file() and path.stat().st_size)]
 
     def _relations(self) -> list[tuple[str, str]]:
         """(schema, name) of all tables and views; those of the search path first."""
@@ -189,11 +207,11 @@ class Database:
                 return "", 0, 0, int(self.ask(f"SELECT count(*) FROM {relation}")[0][0])
             return ("rowid", int(low), int(high), int(rows)) if rows else ("", 0, 0, 0)
         where = f"WHERE n.nspname = {_text(schema)} AND c.relname = {_text(name)}"
-        kind, tuples, blocks = self.ask(
-            "SELECT c.relkind::text, c.reltuples::int8, pg_relation_size(c.oid) / current_setting('block_size')::int8 "
+        kind, blocks = self.ask(
+            "SELECT c.relkind::text, pg_relation_size(c.oid) / current_setting('block_size')::int8 "
             f"FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace {where}"
         )[0]
-        rows = int(tuples) if tuples > 0 else int(blocks) * _ROWS_A_BLOCK
+        rows = int(self.ask(f"SELECT count(*) FROM {relation}")[0][0])  # estimates change while rows do not
         keys = self.ask(
             "SELECT a.attname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid "
             "JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid "
@@ -225,11 +243,19 @@ def batches(partition: Partition) -> Iterator[pa.RecordBatch]:
                     yield batch
             return
         except EhrseqError as error:
-            if attempt == _ATTEMPTS or not isinstance(error, DatabaseLostError):
+            if (
+                attempt == _ATTEMPTS
+                or not isinstance(error, DatabaseLostError)
+                or (seen and not partition.order)
+            ):
                 raise
         except Exception as error:  # drivers have no base class in common
             trouble = _trouble(partition.url, error)
-            if attempt == _ATTEMPTS or not isinstance(trouble, DatabaseLostError):
+            if (
+                attempt == _ATTEMPTS
+                or not isinstance(trouble, DatabaseLostError)
+                or (seen and not partition.order)
+            ):
                 raise trouble from error
         log("database lost", table=partition.name, rows=seen, attempt=attempt)
         time.sleep(_PAUSE * 2 ** (attempt - 1))
@@ -260,7 +286,7 @@ def _connection(url: str, snapshot: str | None = None) -> Any:
         if url.endswith(_SQLITE):
             import adbc_driver_sqlite.dbapi as sqlite
 
-            return sqlite.connect(f"file:{Path(url).absolute()}?mode=ro")
+            return sqlite.connect(f"file:{quote(str(Path(url).absolute()))}?mode=ro")
         import adbc_driver_postgresql.dbapi as postgresql
     except ImportError as error:
         raise ConfigError(
@@ -273,6 +299,8 @@ def _connection(url: str, snapshot: str | None = None) -> Any:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             if snapshot is not None:
                 cursor.execute(f"SET TRANSACTION SNAPSHOT {_text(snapshot)}")
+            for setting in _SETTINGS.split("; "):
+                cursor.execute(setting)
     except Exception as error:
         if connection is not None:
             connection.close()
@@ -297,9 +325,10 @@ def _trouble(url: str, error: Exception) -> EhrseqError:
     """What to say of a driver's error; its own words may quote data or a password, so they are not used."""
     state = getattr(error, "sqlstate", None) or ""
     name = shown(url)
-    if state.startswith("28"):
+    if state.startswith("28") or (not state and _REFUSED.search(str(error))):
         return SourceError(
-            f"{name}: refuses the user or the password (SQLSTATE {state}). See PGPASSWORD or .pgpass."
+            f"{name}: refuses the user, the password or the database{f' (SQLSTATE {state})' if state else ''}. "
+            "See the URL, PGPASSWORD and .pgpass."
         )
     if state == "42501":
         return SourceError(f"{name}: this user may not read a table (SQLSTATE {state}). Grant SELECT on it.")

@@ -70,6 +70,8 @@ def delivered_columns(table: Table, path: Path | Partition) -> dict[str, str]:
     """Names of a file's columns with their types (`text` in delimited files); none where reading it will fail."""
     if isinstance(path, Partition):
         return dict(path.columns)
+    if table.format:
+        return dict.fromkeys(table.columns, "text")
     try:
         if path.suffix == ".parquet":
             schema = pyarrow.parquet.read_schema(path)
@@ -210,9 +212,12 @@ def _skipping(rows: pl.Series, ragged: list[int]) -> pl.Series:
 
 def _database_batches(table: Table, partition: Partition) -> Iterator[Raw]:
     found = _columns(table, [name for name, _ in partition.columns], partition)
+    # numerics come as text with a point, whatever mark the source's own texts have
+    numeric = [name for name, kind in partition.columns if "type_name=numeric" in kind]
+    marked = [pl.col(name).str.replace(".", table.decimal, literal=True) for name in numeric]
     counted = 0
     for batch in batches(partition):
-        frame = pl.DataFrame(pl.from_arrow(batch)).select(found)
+        frame = pl.DataFrame(pl.from_arrow(batch)).with_columns(marked).select(found)
         yield Raw(frame.with_columns(_row=counted + 1 + pl.int_range(frame.height, eager=True)))
         counted += frame.height
 

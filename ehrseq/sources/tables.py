@@ -6,7 +6,6 @@ declared ones: 1.5 is no integer, and a number is no date. A clock with an offse
 zone) becomes the wall clock of the source's zone. A ragged row (too few or too many fields) is a reject too.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import polars as pl
 from ehrseq.core.errors import SourceError
 from ehrseq.sources.database import Partition
 from ehrseq.sources.declaration import Source, Table
+from ehrseq.sources.formats import format_batches, format_files
 from ehrseq.sources.numbers import plain_number
 from ehrseq.sources.raw import SUFFIXES, raw_batches
 from ehrseq.sources.rejects import Reject, join_rejects
@@ -33,6 +33,8 @@ def table_files(data: Path, table: Table) -> list[Path]:
 
     Raises: SourceError if the same table stands there twice under different suffixes.
     """
+    if table.format:
+        return format_files(data, table.format)
     if table.files:
         return sorted(path for path in data.glob(table.files) if path.is_file())
     found = [path for suffix in SUFFIXES if (path := _named(data / f"{table.name}{suffix}", table)).is_file()]
@@ -79,6 +81,12 @@ def read_batches(
     rows: the declared columns, typed, with `_file` and `_row` (Int64, data rows of the file from 1). Small files come
     together in one batch. Raises: SourceError when a header differs from the declaration, or a file cannot be decoded.
     """
+    if table.format:
+        paths = [(path, name) for path, name in files if isinstance(path, Path)]
+        for rows, unread in format_batches(table.format, table, paths):
+            typed, wrong = typed_rows(table, rows)
+            yield typed, join_rejects([unread, wrong])
+        return
     held: list[pl.DataFrame] = []
     for path, name in files:
         named = {column: _from_name(table, column, path) for column in table.file_name}
@@ -107,12 +115,13 @@ def _provenance(table: Table, rows: pl.DataFrame, name: str, named: dict[str, st
 
 
 def _from_name(table: Table, column: str, path: Path | Partition) -> str:
-    match = re.search(table.file_name[column], path.name)
-    if not match:
+    # a pattern that takes linear time, whatever it is
+    found = pl.Series([path.name]).str.extract(table.file_name[column], 1)[0]
+    if found is None:
         raise SourceError(
             f"{path}: the name does not give column `{column}` ({table.file_name[column]}). Rename the file."
         )
-    return match[1]
+    return str(found)
 
 
 def typed_rows(table: Table, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -181,6 +190,8 @@ def _cast_typed(table: Table, name: str, frame: pl.DataFrame) -> pl.Expr:
     """Cast a column that a typed file (Parquet) already gives a type; what does not fit becomes null."""
     kind, column, found = table.columns[name], pl.col(name), frame.schema[name]
     fits: pl.Expr | None = None
+    if found in (pl.Date, pl.Datetime):
+        column = _of_a_calendar(column, found)
     match kind:
         case "string" if not found.is_nested() and found not in (pl.Binary, pl.Object):
             fits = pl.lit(True)
@@ -204,6 +215,17 @@ def _cast_typed(table: Table, name: str, frame: pl.DataFrame) -> pl.Expr:
             f"{kind}. Correct the declaration of table {table.name}, or deliver another file."
         )
     return pl.when(fits).then(column.cast(COLUMN_DTYPES[kind], strict=False))
+
+
+def _of_a_calendar(column: pl.Expr, found: pl.DataType) -> pl.Expr:
+    """The date or time, null outside the years 1 to 9999, such as the infinity of PostgreSQL."""
+    if not isinstance(found, pl.Datetime):
+        a_day = 1
+    elif found.time_unit == "ns":  # from 1677 to 2262
+        return column
+    else:
+        a_day = 86_400_000 if found.time_unit == "ms" else 86_400_000_000
+    return pl.when(column.to_physical().is_between(-719_162 * a_day, 2_932_897 * a_day - 1)).then(column)
 
 
 def _time(column: pl.Expr, table: Table, form: str) -> pl.Expr:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -26,10 +27,13 @@ from ehrseq.synthetic.dictionaries import dictionaries
 from ehrseq.synthetic.hospital import Hospital, load_hospital
 from ehrseq.synthetic.infusions import infusions
 from ehrseq.synthetic.laboratory import laboratory
+from ehrseq.synthetic.layout import TABLES
 from ehrseq.synthetic.medication import medication
 from ehrseq.synthetic.mess import spoil
 from ehrseq.synthetic.movements import movements
 from ehrseq.synthetic.notes import notes
+from ehrseq.synthetic.omop import TABLES as OMOP_TABLES
+from ehrseq.synthetic.omop import Omop
 from ehrseq.synthetic.orders import orders
 from ehrseq.synthetic.outpatient import outpatient
 from ehrseq.synthetic.patients import make_patients
@@ -38,6 +42,8 @@ from ehrseq.synthetic.treatment import draw_courses
 from ehrseq.synthetic.truth import truth
 from ehrseq.synthetic.writing import HospitalWriter
 
+type Format = Literal["mimic_iv", "omop"]
+FORMATS = ("mimic_iv", "omop")
 BLOCK_PATIENTS = 256
 SUMMARY = "synthetic.json"
 
@@ -57,13 +63,21 @@ class Summary:
 
 
 def generate(
-    out: Path, *, patients: int | None = None, admissions: int | None = None, seed: int = 0, mess: bool = True
+    out: Path,
+    *,
+    patients: int | None = None,
+    admissions: int | None = None,
+    seed: int = 0,
+    mess: bool = True,
+    format: Format = "mimic_iv",
 ) -> Summary:
-    """Write a synthetic hospital in the layout of MIMIC-IV 2.2, and `truth.parquet`, into folder `out`.
+    """Write a synthetic hospital, and `truth.parquet`, into folder `out`.
 
-    Give the number of `patients`, or the least number of `admissions` (whole patients are added until it is
-    reached); by default 1,000 admissions. The same arguments give the same bytes. `mess=False` leaves out
-    everything `mess.py` does. The folder appears when it is complete; an older synthetic hospital is replaced.
+    `format`: the layout of MIMIC-IV 2.2, or of OMOP CDM 5.4: the same patients and facts, and never a mess, as who
+    fills an OMOP database has cleaned up before. Give the number of `patients`, or the least number of `admissions`
+    (whole patients are added until it is reached); by default 1,000 admissions. The same arguments give the same bytes.
+    `mess=False` leaves out everything `mess.py` does. The folder appears when it is complete; an older synthetic
+    hospital is replaced.
 
     Raises: ConfigError for numbers below 1 or if `out` holds something else; StorageError if the disk refuses.
     """
@@ -71,6 +85,8 @@ def generate(
     if patients is not None and admissions is not None:
         raise ConfigError("generate: both patients and admissions were given; give one of them.")
     wanted = 1_000 if patients is None and admissions is None else (patients or admissions or 0)
+    if format not in FORMATS:
+        raise ConfigError(f"generate: format {format!r}: expected {' or '.join(FORMATS)}.")
     if wanted < 1 or seed < 0:
         raise ConfigError(
             f"generate: {wanted:,} patients or admissions, seed {seed}: the first must be at least 1, the seed 0."
@@ -81,7 +97,8 @@ def generate(
     try:
         with storage_errors(out):
             aside.mkdir(parents=True)
-        summary = _write(aside, patients, None if patients else wanted, seed, mess)
+        mess = mess and format == "mimic_iv"
+        summary = _write(aside, patients, None if patients else wanted, seed, mess, format)
         write_json(aside / SUMMARY, asdict(summary))
         sync_tree(aside)
         replace_folder(aside, out)
@@ -97,15 +114,19 @@ def _check_free(out: Path) -> None:
         )
 
 
-def _write(folder: Path, patients: int | None, admissions: int | None, seed: int, mess: bool) -> Summary:
+def _write(
+    folder: Path, patients: int | None, admissions: int | None, seed: int, mess: bool, format: Format
+) -> Summary:
     hospital = load_hospital()
+    known = dictionaries(hospital)
+    omop = Omop(known) if format == "omop" else None
     people = stays = 0
     labels, positives = dict.fromkeys(TASKS, 0), dict.fromkeys(TASKS, 0)
-    with HospitalWriter(folder) as writer:
-        writer.write(dictionaries(hospital))
+    with HospitalWriter(folder, OMOP_TABLES if omop else TABLES) as writer:
+        writer.write(omop.concepts() if omop else known)
         for block, tables in blocks(hospital, patients=patients, admissions=admissions, seed=seed, mess=mess):
             true = truth(block)
-            writer.write(tables, true)
+            writer.write(omop.tables(tables) if omop else tables, true)
             people, stays = people + len(tables["hosp/patients"]), stays + len(block.stays)
             for task, count, events in (
                 true.group_by("task").agg(pl.len(), pl.col("outcome").sum()).iter_rows()

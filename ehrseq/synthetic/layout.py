@@ -3,6 +3,8 @@
 Source: MIMIC-IV 2.2 (hosp, icu) and MIMIC-IV-Note 2.2 documentation.
 """
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from ehrseq.core.errors import SchemaError, closest
@@ -74,7 +76,7 @@ TABLES: dict[str, tuple[str, ...]] = {table: tuple(text.split(",")) for table, t
 """Table ("hosp/labevents") -> its columns, in file order. The file is `<table>.csv.gz`."""
 
 
-def conform(table: str, frame: pl.DataFrame) -> pl.DataFrame:
+def conform(table: str, frame: pl.DataFrame, layout: Mapping[str, tuple[str, ...]] = TABLES) -> pl.DataFrame:
     """Put the columns of `frame` in the table's order; columns it does not have become null.
 
     Raises: SchemaError if `frame` has a column that the table has not.
@@ -82,7 +84,7 @@ def conform(table: str, frame: pl.DataFrame) -> pl.DataFrame:
     >>> conform("hosp/provider", pl.DataFrame({"provider_id": ["P000AA"]})).columns
     ['provider_id']
     """
-    columns = TABLES[table]
+    columns = layout[table]
     for name in frame.columns:
         if name not in columns:
             raise SchemaError(f"{table} has no column {name!r}.{closest(name, columns)}")

@@ -1,6 +1,7 @@
 """Streamed output: one open gzip file per table, one Parquet file of truth, the same bytes every time."""
 
 import gzip
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -23,9 +24,9 @@ class HospitalWriter:
     Every table of the layout gets a file, if only with a header. `rows` counts what was written by table.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.rows = dict.fromkeys(TABLES, 0)
+    def __init__(self, out: Path, layout: Mapping[str, tuple[str, ...]] = TABLES) -> None:
+        self.out, self.layout = out, layout
+        self.rows = dict.fromkeys(layout, 0)
         self._raw: dict[str, IO[bytes]] = {}
         self._zipped: dict[str, gzip.GzipFile] = {}
         self._truth: pq.ParquetWriter | None = None
@@ -33,7 +34,7 @@ class HospitalWriter:
 
     def __enter__(self) -> Self:
         with storage_errors(self.out):
-            for table, columns in TABLES.items():
+            for table, columns in self.layout.items():
                 path = self.out / f"{table}.csv.gz"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._raw[table] = path.open("wb")
@@ -61,12 +62,12 @@ class HospitalWriter:
                 self._truth.close()
 
     def write(self, tables: dict[str, pl.DataFrame], truth: pl.DataFrame | None = None) -> None:
-        """Append rows. Raises: SchemaError for a column, ConfigError for a table, that MIMIC-IV has not."""
+        """Append rows. Raises: SchemaError for a column, ConfigError for a table, that the layout has not."""
         for table, frame in tables.items():
-            if table not in TABLES:
-                raise ConfigError(f"MIMIC-IV has no table {table!r}.")
+            if table not in self.layout:
+                raise ConfigError(f"There is no table {table!r} in this layout.")
             with storage_errors(self.out):
-                self._zipped[table].write(to_csv(conform(table, frame)))
+                self._zipped[table].write(to_csv(conform(table, frame, self.layout)))
             self.rows[table] += len(frame)
         if truth is not None:
             self._waiting.append(truth)
