@@ -12,8 +12,20 @@ import polars as pl
 from ehrseq.synthetic.block import Tables
 
 _LOCAL, _DIAGNOSIS, _PROCEDURE = 2_000_000_000, 2_010_000_000, 2_020_000_000
-_INPATIENT, _EHR, _LAB, _EXAM, _ORDERED, _GIVEN = 9201, 32817, 32856, 32836, 32838, 32818
+_INPATIENT, _THROUGH_EMERGENCY, _EHR, _LAB, _EXAM, _ORDERED, _GIVEN = (
+    9201,
+    262,
+    32817,
+    32856,
+    32836,
+    32838,
+    32818,
+)
 _GENDERS = {"M": 8507, "F": 8532}
+_DESTINATIONS = {  # the vocabulary's words for where patients go
+    "DIED": 4216643, "HOME": 8536, "HOME HEALTH CARE": 8536, "HOSPICE": 8546, "SKILLED NURSING FACILITY": 8863,
+    "REHAB": 8920, "PSYCH FACILITY": 8971, "AGAINST ADVICE": 4021968, "ACUTE HOSPITAL": 8717,
+}  # fmt: skip
 
 _COLUMNS = {
     "person": "person_id,gender_concept_id,year_of_birth,month_of_birth,day_of_birth,birth_datetime,race_concept_id,"
@@ -99,13 +111,16 @@ class Omop:
     def tables(self, block: Tables) -> Tables:
         """The OMOP tables of one block."""
         stays = block["hosp/admissions"]
+        through = pl.col("edregtime").is_not_null()
+        emergency = pl.when(through).then(_THROUGH_EMERGENCY).otherwise(_INPATIENT)
         return {
             "person": self._person(block),
             "death": block["hosp/patients"].drop_nulls("dod").select(
                 person_id="subject_id", death_date="dod", death_type_concept_id=_EHR
             ),
             "visit_occurrence": stays.select(
-                visit_occurrence_id="hadm_id", person_id="subject_id", visit_concept_id=_INPATIENT,
+                visit_occurrence_id="hadm_id", person_id="subject_id", visit_concept_id=emergency,
+                discharged_to_concept_id=pl.col("discharge_location").replace_strict(_DESTINATIONS, default=0),
                 visit_type_concept_id=_EHR, visit_source_value="admission_type",
                 admitted_from_source_value="admission_location", discharged_to_source_value="discharge_location",
                 **_span("visit_start", "admittime"), **_span("visit_end", "dischtime"),

@@ -53,6 +53,10 @@ def test_hospital_stays(stores: tuple[Path, Path]) -> None:
     mimic = read(stores[0], "Encounter", ["admissions"])
     omop = read(stores[1], "Encounter", ["visit_occurrence"])
     same(mimic.select("patient", start, end), omop.select("patient", start, end))
+    went = pl.col("hospitalization").struct.field("dischargeDisposition").struct.field("coding").list
+    died = went.eval(pl.element().struct.field("code") == "exp").list.any().fill_null(False).alias("died")
+    same(mimic.select("patient", start, died), omop.select("patient", start, died))
+    assert mimic.select(died)["died"].any()
 
 
 def stay_of(store: Path, frame: pl.DataFrame, mapping: str) -> pl.DataFrame:
