@@ -470,7 +470,7 @@ def test(
 @mappings.command("coverage")
 def coverage(
     source: Source,
-    store: Annotated[Path | None, typer.Option(help="What `ehrseq map` made: also count its code systems.")] = None,
+    store: Annotated[Path | None, typer.Option(help="A mapped store: also count its code systems.")] = None,
     as_json: Json = False,
 ) -> None:
     """Say what becomes of every declared column: mapped, key, ignored or forgotten (exit 2 if any is)."""

@@ -126,13 +126,15 @@ def _mappings(console: Console, outcome: Any) -> None:
     from ehrseq.mapping.preview import Shown
 
     match outcome:
-        case Listing(rows=rows):
+        case Listing(rows=rows, broken=broken):
             table = Table(
                 "source", "mapping", "table", "resource", box=None, pad_edge=False, header_style="bold"
             )
             for source, _, mapping, name, resource in rows:
                 table.add_row(source, mapping, name, resource)
             console.print(table)
+            for message in broken.values():
+                console.print(Text(message, style="yellow"), soft_wrap=True)
         case Checked(problems=[]):
             console.print(
                 f"{outcome.folder}: {outcome.mappings} mappings of {outcome.tables} tables are well formed "

@@ -74,6 +74,13 @@ def _run_file(mappings: MappingSet, plan: Plan) -> Iterator[Outcome]:
         yield Outcome(plan.mapping.name, str(case.get("case", index + 1)), document.at((index,)), difference)
 
 
+def made_of(mappings: MappingSet, name: str, rows: Map[str, list[Map[str, Any]]]) -> dict[str, list[Any]]:
+    """What the mapping called `name` makes of rows: `resources`, and `filtered` or `rejected` if there are any."""
+    plan = next(plan for plan in compile_mappings(mappings) if plan.mapping.name == name)
+    made = _map_case(mappings, plan, plan.mapping.document, 0, rows)
+    return {key: value for key, value in made.items() if value or key == "resources"}
+
+
 def _map_case(
     mappings: MappingSet, plan: Plan, document: Document, index: int, rows: Map[str, list[Map[str, Any]]]
 ) -> dict[str, list[Any]]:
@@ -107,16 +114,15 @@ def case_rows(table: Table, rows: list[Map[str, Any]], place: str) -> tuple[pl.D
             if column not in table.columns:
                 hint = closest(column, table.columns)
                 raise MappingError(f"{place}  table {table.name} has no column `{column}`.{hint}")
-    texts = {
-        name: [None if row.get(name) is None else _text(row[name]) for row in rows] for name in table.columns
-    }
+    texts = {name: [_text(row.get(name), table.null_values) for row in rows] for name in table.columns}
     frame = pl.DataFrame(texts, schema=dict.fromkeys(table.columns, pl.String))
     numbered = frame.with_columns(_row=1 + pl.int_range(frame.height, dtype=pl.Int64, eager=True))
     return typed_rows(table, numbered.with_columns(_file=pl.lit(table.name)))
 
 
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _text(value: Any, nulls: tuple[str, ...]) -> str | None:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return None if value is None or text in nulls else text
 
 
 def as_json(resources: pl.DataFrame, resource_type: str) -> list[dict[str, Any]]:

@@ -105,6 +105,8 @@ def fingerprint(folder: Path) -> str:
 def check(folder: Path) -> tuple[MappingSet | None, list[Problem]]:
     """Read a source's folder; returns the mappings (None if a file cannot be read) and all problems found."""
     problems: list[Problem] = []
+    if astray := _astray(Path(folder)):
+        return None, astray
     try:
         chain = inherited(folder)
         source = _source(chain)
@@ -136,6 +138,17 @@ def check(folder: Path) -> tuple[MappingSet | None, list[Problem]]:
     ordered, circle = _ordered(found)
     problems += circle
     return MappingSet(source, tuple(ordered), maps, Path(folder)), sorted(problems)
+
+
+def _astray(folder: Path) -> list[Problem]:
+    """Files of a source that are links out of its folder."""
+    home = folder.resolve()
+    paths = [*folder.glob("*.yaml"), *folder.glob("conceptmaps/*.json"), *folder.glob("cases/*.yaml")]
+    return [
+        Problem(f"{path}:1", "is a link that leads out of this folder. Put the file itself here.")
+        for path in sorted(paths)
+        if not path.resolve().is_relative_to(home)
+    ]
 
 
 def _source(chain: list[Path]) -> Source:

@@ -197,6 +197,9 @@ class _Checker:
                         where, f"unknown column `{name}`.{hint} Text constants are quoted: \"'{name}'\"."
                     )
                     return None
+            if "~" in sql or "REGEXP" in sql.upper():  # a pattern is only looked at when it runs
+                nothing = pl.DataFrame([pl.Series(name, [None], kind) for name, kind in self.schema.items()])
+                nothing.select(expression.alias("x"))
             return pl.LazyFrame(schema=self.schema).select(expression.alias("x")).collect_schema()["x"]
         except PolarsError as error:
             reason = str(error).splitlines()[0]

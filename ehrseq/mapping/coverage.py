@@ -1,7 +1,7 @@
 """`ehrseq mappings coverage`: what becomes of every declared column, so that none is forgotten unseen."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ehrseq.core.errors import ExitCode
 from ehrseq.mapping.check import find_source, load_mappings
+from ehrseq.mapping.code_systems import CodeSystem, code_systems
 from ehrseq.mapping.specification import Expression, Mapping, MappingSet, expressions, walk
 
 MAPPED, KEY, IGNORED, FORGOTTEN = USES = ("mapped", "key", "ignored", "forgotten")
@@ -33,10 +34,11 @@ class ColumnUse:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Every declared column of a source and its use."""
+    """Every declared column of a source and its use; of a mapped store, its code systems."""
 
     folder: str
     columns: list[ColumnUse]
+    systems: list[CodeSystem] = field(default_factory=list)
 
     @property
     def forgotten(self) -> list[ColumnUse]:
@@ -61,7 +63,8 @@ class Coverage:
             }
             for item in self.columns
         ]
-        return {"folder": self.folder, "counts": counts, "columns": listed}
+        systems = [vars(item) for item in self.systems]
+        return {"folder": self.folder, "counts": counts, "columns": listed, "systems": systems}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """One line a table; forgotten columns by name."""
@@ -80,12 +83,27 @@ class Coverage:
         yield table
         total = len(self.forgotten)
         yield Text(f"{len(self.columns)} columns, {total} forgotten", style="yellow" if total else "")
+        if self.systems:
+            yield _systems_table(self.systems)
 
 
-def coverage(source: str | Path) -> Coverage:
+def _systems_table(systems: list[CodeSystem]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("code system")
+    for name in ("values", "patients", "codes", "unmapped"):
+        table.add_column(name, justify="right")
+    table.add_column("commonest unmapped")
+    for item in systems:
+        numbers = (item.values, item.patients, item.codes, len(item.unmapped))
+        table.add_row(Text(item.system), *(f"{n:,}" for n in numbers), Text(item.commonest, style="yellow"))
+    return table
+
+
+def coverage(source: str | Path, store: Path | None = None) -> Coverage:
     """Say of every column of a source whether it is mapped, used as a key or condition, ignored or forgotten.
 
-    Raises: MappingError if the mappings themselves are wrong.
+    With `store`, which the source was mapped into: also what it holds of each code system.
+    Raises: MappingError if the mappings themselves are wrong; SchemaError if `store` holds no resources.
     """
     folder = find_source(source)
     mappings = load_mappings(folder)
@@ -97,7 +115,7 @@ def coverage(source: str | Path) -> Coverage:
     for mapping in mappings.mappings:
         for place, use, reason in _uses(mappings, mapping):
             found[place] = _better(found[place], ColumnUse(*place, use, (mapping.name,), reason))
-    return Coverage(str(folder), list(found.values()))
+    return Coverage(str(folder), list(found.values()), code_systems(store, mappings) if store else [])
 
 
 def _better(old: ColumnUse, new: ColumnUse) -> ColumnUse:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ehrseq.core.errors import ExitCode
+from ehrseq.core.errors import ExitCode, MappingError
 from ehrseq.mapping.cases import Outcome, run_cases
 from ehrseq.mapping.check import check, find_source, load_mappings, shipped_sources
 from ehrseq.mapping.checker import Problem
@@ -14,6 +14,12 @@ class Listing:
     """Sources and their mappings: (source, title, mapping, table, resource)."""
 
     rows: list[tuple[str, str, str, str, str]]
+    broken: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """2 if a source cannot be read."""
+        return ExitCode.USAGE if self.broken else ExitCode.DONE
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,17 @@ class Tested:
 
 
 def listing() -> Listing:
-    """All shipped sources with their mappings."""
-    rows = []
+    """All shipped sources with their mappings; what is wrong with one does not hide the others."""
+    rows, broken = [], {}
     for name, folder in shipped_sources().items():
-        mappings = load_mappings(folder)
+        try:
+            mappings = load_mappings(folder)
+        except MappingError as error:
+            broken[name] = str(error)
+            continue
         ordered = sorted(mappings.mappings, key=lambda mapping: mapping.name)
         rows += [(name, mappings.source.title, item.name, item.table, item.resource) for item in ordered]
-    return Listing(rows)
+    return Listing(rows, broken)
 
 
 def checked(source: str) -> Checked:
@@ -81,7 +91,8 @@ def as_dict(item: Any) -> dict[str, Any]:
     match item:
         case Listing():
             keys = ("source", "title", "mapping", "table", "resource")
-            return {"mappings": [dict(zip(keys, row, strict=True)) for row in item.rows]}
+            rows = [dict(zip(keys, row, strict=True)) for row in item.rows]
+            return {"mappings": rows, "broken": item.broken}
         case Checked():
             return {
                 "folder": item.folder,

@@ -1,6 +1,7 @@
 """Mapping files to specifications. Only the grammar is looked at here; `check` knows FHIR and the tables."""
 
 import json
+import re
 from collections.abc import Mapping as Map
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +32,12 @@ from ehrseq.mapping.specification import (
 )
 from ehrseq.sources.declaration import Source
 
-_KEYS = {"version", "resource", "title", "from", "explode", "join", "let", "key", "skip", "reject", "winner", "gather",
-         "ignore", "template"}  # fmt: skip
+MAPPING_KEYS = {"version", "resource", "title", "from", "explode", "join", "let", "key", "skip", "reject", "winner",
+                "gather", "ignore", "template"}  # fmt: skip
+_QUERY = re.compile(r"read_(csv|ndjson|json|parquet|ipc)|\bscan_\w+\s*\(", re.IGNORECASE)
+_SELECT = re.compile(r"\bselect\b|\(\s*(from|with|table|values)\b", re.IGNORECASE)
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|/\*.*?\*/|--[^\n]*", re.DOTALL)
+_PROSE = ("title", "ignore", "reason")
 _TYPE = "resourceType"
 _HELPERS = ("$reference", "$datetime", "$quantity", "$range", "$ratio", "$text", "$concept", "$base64")
 _READERS = {Quantity: "number", Range: "range", Ratio: "ratio"}
@@ -41,7 +46,8 @@ _READERS = {Quantity: "number", Range: "range", Ratio: "ratio"}
 def parse_mapping(document: Document, name: str, source: Source) -> Mapping:
     """Read the mapping `name`. Raises: MappingError with file and line."""
     value, path = document.value, document.path
-    check_keys(document, (), value, _KEYS, MappingError)
+    check_keys(document, (), value, MAPPING_KEYS, MappingError)
+    _refuse_queries(document, (), value)
     for key in ("version", "resource", "from", "key", "template"):
         if key not in value:
             raise MappingError(
@@ -72,6 +78,19 @@ def parse_mapping(document: Document, name: str, source: Source) -> Mapping:
     )
 
 
+def _refuse_queries(document: Document, where: Where, value: Any) -> None:
+    """Polars would run a query inside an expression while it is parsed, and show the file it reads in its error."""
+    if isinstance(value, dict | list):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            if key not in _PROSE:
+                _refuse_queries(document, (*where, key), child)
+    elif isinstance(value, str) and (_QUERY.search(value) or _SELECT.search(_QUOTED.sub(" ", value))):
+        raise MappingError(
+            f"{document.at(where)}  holds a query. An expression is over the columns of its row: no SELECT, no "
+            "function that reads files. Use `join` for other tables."
+        )
+
+
 def _texts(document: Document, where: Where, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         value = [value]
@@ -91,9 +110,10 @@ def _joins(document: Document, value: Any) -> tuple[Join, ...]:
 def _join(document: Document, table: str, given: Any) -> Join:
     where, prefix, asof = ("join", table), "", None
     if isinstance(given, dict):
-        check_keys(document, where, given, {"on", "prefix", "asof"}, MappingError)
+        check_keys(document, where, given, {"table", "on", "prefix", "asof"}, MappingError)
         if "asof" in given:
             asof = _pair(document, (*where, "asof"), given["asof"])
+        table = str(given.get("table", table))
         prefix, given = str(given.get("prefix", "")), given.get("on")
     if isinstance(given, str):
         given = [given]

@@ -85,6 +85,8 @@ def spill_tasks(
                 room = _BYTES_TOGETHER
             groups[-1][1].append(path)
             room -= size
+    if any(table.format for table in source.tables.values()):
+        groups.sort(key=lambda group: str(group[1][0]))  # so that a file is parsed once for all of its tables
     return [
         SpillTask(
             source.tables[name],

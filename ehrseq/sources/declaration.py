@@ -21,7 +21,7 @@ that of text files, UTF-8 unless given.
 `may_lack` lists columns that a file may do without; they are null then. `primary_key` lists the columns that name a
 row, by which a later delivery replaces or deletes it. `ignore_case: true` (of the source) finds files and columns
 whatever their case. `merge: {table: patient_links, retired: old_id, into: new_id}` names the link table of patients who
-turned out to be one.
+turned out to be one. `format: ccda` (of the source): each file is a document, which gives rows of all the tables.
 """
 
 import codecs
@@ -37,7 +37,7 @@ from ehrseq.core.yaml_lines import Document, Where, check_keys, load_yaml
 from ehrseq.sources.numbers import DECIMAL, THOUSANDS
 
 COLUMN_TYPES = ("string", "integer", "number", "boolean", "date", "datetime")
-_TABLE_KEYS = {
+TABLE_KEYS = {
     "columns",
     "shared",
     "optional",
@@ -55,8 +55,10 @@ _TABLE_KEYS = {
     "decimal",
     "thousands",
 }
+FORMATS = ("ccda", "hl7v2")
+"""Formats whose files each hold rows of several tables."""
 _MERGE_KEYS = {"table", "retired", "into"}
-_SOURCE_KEYS = {
+SOURCE_KEYS = {
     "source",
     "version",
     "title",
@@ -64,6 +66,7 @@ _SOURCE_KEYS = {
     "subject",
     "ignore_case",
     "extends",
+    "format",
     "decimal",
     "thousands",
     "constants",
@@ -98,6 +101,7 @@ class Table:
     primary_key: tuple[str, ...] = ()
     ignore_case: bool = False
     timezone: str = "UTC"
+    format: str | None = None
 
     @property
     def header(self) -> list[str]:
@@ -142,7 +146,7 @@ def load_source(folder: Path) -> Source:
 
 def parse_source(document: Document, folder: Path) -> Source:
     """Read a declaration. Raises: MappingError with file and line."""
-    check_keys(document, (), document.value, _SOURCE_KEYS, MappingError)
+    check_keys(document, (), document.value, SOURCE_KEYS, MappingError)
     value = document.value
     for key in ("source", "tables"):
         if key not in value:
@@ -152,6 +156,8 @@ def parse_source(document: Document, folder: Path) -> Source:
         ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise MappingError(f"{document.at(('timezone',))}  `{zone}` is not an IANA time zone.") from error
+    if value.get("format") not in (None, *FORMATS):
+        raise MappingError(f"{document.at(('format',))}  `format` is one of {', '.join(FORMATS)}.")
     subject = value.get("subject")
     tables = {name: _table(document, name, subject, zone) for name in value["tables"]}
     return Source(
@@ -197,7 +203,9 @@ def _merge(document: Document, tables: Mapping[str, Table]) -> Merge:
 def _table(document: Document, name: str, subject: str | None, zone: str) -> Table:
     where = ("tables", name)
     value = document.value["tables"][name]
-    check_keys(document, where, value, _TABLE_KEYS, MappingError)
+    check_keys(document, where, value, TABLE_KEYS, MappingError)
+    if name.startswith("/") or ".." in name.split("/"):
+        raise MappingError(f"{document.at(where)}  table `{name}` is not below the folder of the data.")
     columns = value.get("columns")
     if not isinstance(columns, dict) or not columns:
         raise MappingError(f"{document.at(where)}  table {name} declares no `columns`.")
@@ -254,6 +262,7 @@ def _table(document: Document, name: str, subject: str | None, zone: str) -> Tab
         primary_key=listed["primary_key"],
         ignore_case=bool(document.value.get("ignore_case")),
         timezone=zone,
+        format=document.value.get("format"),
         **formats,
     )
 

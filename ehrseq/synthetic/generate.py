@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -60,6 +60,19 @@ class Summary:
     seed: int
     mess: bool
     synthetic: bool = True
+
+    def summary(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+    def __rich__(self) -> str:
+        """For people."""
+        tasks = "; ".join(
+            f"{task} {count:,} labels, {100 * self.prevalence[task]:.1f} % true"
+            for task, count in self.labels.items()
+        )
+        people = f"{self.patients:,} patients, {self.admissions:,} admissions"
+        return f"{people}, {sum(self.rows.values()):,} rows in {len(self.rows)} tables. {tasks}."
 
 
 def generate(
