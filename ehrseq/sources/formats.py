@@ -1,4 +1,4 @@
-"""Sources whose files each hold rows of several tables: `format: ccda` in source.yaml."""
+"""Sources whose files each hold rows of several tables: `format: ccda` or `hl7v2` in source.yaml."""
 
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -8,7 +8,7 @@ import polars as pl
 
 from ehrseq.sources.declaration import Table
 
-_READERS = {"ccda": "ehrseq.sources.ccda"}
+_READERS = {"ccda": "ehrseq.sources.ccda", "hl7v2": "ehrseq.sources.hl7v2"}
 
 
 def format_files(data: Path, form: str) -> list[Path]:

@@ -11,7 +11,9 @@ _C = "2.16.840.1.113883.10.20.22.4."
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "problems": ("4",), "medications": ("16",), "supplies": ("17",), "allergies": ("7",),
     "immunizations": ("52",), "panels": ("1",), "results": ("2",), "vital_signs": ("27",),
-    "procedures": ("14", "12", "13"), "encounters": ("49",), "social_history": ("38", "78", "85"),
+    "procedures": ("14", "12", "13"), "encounters": ("49",),
+    "assessments": ("48", "67", "69", "72", "74", "109", "111", "114", "124", "128", "138"),
+    "social_history": ("38", "78", "85", "200"),
     "family_history": ("46",),
     "plan_of_care": ("39", "40", "41", "42", "43", "44", "20", "120", "121"),
 }  # fmt: skip
@@ -23,14 +25,17 @@ def _having(ends: tuple[str, ...]) -> str:
 
 
 _FIND = {
-    kind: etree.XPath(f"/ClinicalDocument/component//*[templateId[{_having(ends)}]]")
+    kind: etree.XPath(f"/ClinicalDocument/component//templateId[{_having(ends)}]/..")
     for kind, ends in TEMPLATES.items()
 }
-_KNOWN = _having(tuple(end for ends in TEMPLATES.values() for end in ends))
-_FIND["other"] = etree.XPath(
-    f"/ClinicalDocument/component//section/entry/*[not(descendant-or-self::*/templateId[{_KNOWN}])]"
-)
+_KNOWN = frozenset(_C + end for ends in TEMPLATES.values() for end in ends)
+_OIDS = {kind: [(_C + end).encode() for end in ends] for kind, ends in TEMPLATES.items()}
+_STATEMENTS = etree.XPath("/ClinicalDocument/component//section/entry/*")
+_FIND["other"] = lambda root: [
+    x for x in _STATEMENTS(root) if not any(t.get("root") in _KNOWN for t in x.iter("templateId"))
+]
 _FIND["sections"] = etree.XPath("/ClinicalDocument/component//section")
+_TEXTS = etree.XPath("/ClinicalDocument/component//section/text//*[@ID]")
 _SUBJECT_OF = {
     "medications": "consumable/manufacturedProduct/manufacturedMaterial/code",
     "immunizations": "consumable/manufacturedProduct/manufacturedMaterial/code",
@@ -42,15 +47,20 @@ _SUBJECT_OF = {
 _SUBSTANCE = ".//manufacturedMaterial/code"
 
 
+def may_have(data: bytes, kind: str) -> bool:
+    """Whether a document can have entries of a kind: one of their OIDs stands in it, or its encoding hides that."""
+    return kind not in _OIDS or b"\0" in data[:4] or any(oid in data for oid in _OIDS[kind])
+
+
 def entries(root: etree._Element, kind: str, timezone: str) -> Iterator[dict[str, str | None]]:
     """The entries of one kind, each with the columns that it fills."""
     texts: dict[str, etree._Element] = {}
+    if kind != "sections":
+        texts = {name: x for x in _TEXTS(root) if (name := x.get("ID"))}
     for element in _FIND[kind](root):
         if kind == "sections":
             yield _section(element)
         else:
-            if not texts:
-                texts = {x.get("ID"): x for x in root.iterfind(".//text//*[@ID]")}
             yield _entry(element, kind, timezone, texts)
 
 
@@ -66,6 +76,9 @@ def _entry(
     about = element.find(_SUBJECT_OF.get(kind, "code"))
     if about is None and kind == "plan_of_care":
         about = element.find(_SUBSTANCE)
+    if about is None and kind == "supplies":  # a supply within a medication need not say again of what
+        outer = next(element.iterancestors("substanceAdministration"), None)
+        about = outer.find(_SUBSTANCE) if outer is not None else None
     code, system, display = coding(about)
     value = element.find("value")
     value = value if value is not None else element.find("doseQuantity")
@@ -81,7 +94,7 @@ def _entry(
         "null_flavor": element.get("nullFlavor") or (about.get("nullFlavor") if about is not None else None),
         "code": code, "system": system, "display": display, "narrative": _narrative(element, about, texts),
         **_translation(about, code), **_value(value, timezone), **_times(element, timezone),
-        **_observation(element), **_parent(element),
+        **_observation(element), **_parent(element, kind),
     }  # fmt: skip
 
 
@@ -136,16 +149,20 @@ def _observation(element: etree._Element) -> dict[str, str | None]:
             **limits, "normal_unit": _unit(normal) if normal is not None else None}  # fmt: skip
 
 
-def _parent(element: etree._Element) -> dict[str, str | None]:
+def _parent(element: etree._Element, kind: str) -> dict[str, str | None]:
     """The organizer or act around an entry: a family member's relation, or the code of a panel."""
     outer = next(element.iterancestors("organizer", "act", "encounter"), None)
     if outer is None:
         return {}
-    relation = coding(outer.find("subject/relatedSubject/code"))
+    related = outer.find("subject/relatedSubject/code")
+    relation = coding(related)
+    other = coding(related.find("translation[@code]") if related is not None else None)
     status = outer.find("statusCode")
-    return {"parent_code": coding(outer.find("code"))[0],
+    place = outer.getroottree().getpath(outer) if kind == "family_history" else None
+    return {"parent": place, "parent_code": coding(outer.find("code"))[0],
             "parent_status": status.get("code") if status is not None else None,
-            "relation": relation[0], "relation_system": relation[1], "relation_display": relation[2]}  # fmt: skip
+            "relation": relation[0], "relation_system": relation[1], "relation_display": relation[2],
+            "relation_also_code": other[0], "relation_also_system": other[1]}  # fmt: skip
 
 
 def _narrative(

@@ -2,17 +2,18 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
 from lxml import etree
 
 from ehrseq.core.errors import SourceError
-from ehrseq.sources.ccda.entries import entries
+from ehrseq.sources.ccda.entries import entries, may_have
 from ehrseq.sources.ccda.values import coding, fhir_time, plain_text
-from ehrseq.sources.ccda.xml import DocumentError, parse
+from ehrseq.sources.ccda.xml import DocumentError, parse, read_bytes
 from ehrseq.sources.declaration import Table
-from ehrseq.sources.rejects import Reject, join_rejects, rejects
+from ehrseq.sources.rejects import join_rejects, rejects
 
 SUFFIXES = (".xml", ".ccda", ".cda")
 """What the name of a document ends in."""
@@ -42,26 +43,36 @@ def read(table: Table, files: Sequence[tuple[Path, str]]) -> Iterator[tuple[pl.D
 
 
 def _frame(table: Table, rows: list[dict[str, object]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema={**dict.fromkeys(table.columns, pl.String), "_file": pl.String, "_row": pl.Int64})
+    return pl.DataFrame(
+        rows, schema={**dict.fromkeys(table.columns, pl.String), "_file": pl.String, "_row": pl.Int64}
+    )
 
 
 def _refused(name: str, error: DocumentError) -> pl.DataFrame:
     place = pl.DataFrame({"_file": [name], "_row": [1]})
-    return Reject.empty() if not name else rejects(place, "documents", rule=error.rule, message=str(error))
+    return rejects(place, "documents", rule=error.rule, message=str(error))
 
 
 def _rows(table: Table, path: Path) -> Iterable[dict[str, str | None]]:
-    root = parse(path)
+    data = read_bytes(path)
+    if not may_have(data, table.name):
+        return []
+    root = _parsed(data)
     person = root.find("recordTarget/patientRole")
     patient = _identifier(person)
     if patient is None:
         raise DocumentError("no patient", "recordTarget has no patient with an id")
-    document = hashlib.sha256(etree.tostring(root)).hexdigest()[:16]
+    document = hashlib.sha256(data).hexdigest()[:16]
     keys: dict[str, str | None] = {"document": document, "patient": patient}
     if table.name == "documents":
         return [{**keys, **_header(root, table.timezone)}]
     found = entries(root, table.name, table.timezone)
     return [{**keys, **entry, "number": str(number)} for number, entry in enumerate(found, start=1)]
+
+
+@lru_cache(maxsize=128)  # the tables of neighbouring documents are read one after the other
+def _parsed(data: bytes) -> etree._Element:
+    return parse(data)
 
 
 def _identifier(role: etree._Element | None) -> str | None:

@@ -55,7 +55,11 @@ def coding(element: etree._Element | None) -> tuple[str | None, str | None, str 
     found = element if element.get("code") else element.find("translation[@code]")
     if found is None:
         return None, None, element.get("displayName")
-    return (found.get("code") or "").strip() or None, _system(found.get("codeSystem")), found.get("displayName")
+    return (
+        (found.get("code") or "").strip() or None,
+        _system(found.get("codeSystem")),
+        found.get("displayName"),
+    )
 
 
 def _system(oid: str | None) -> str | None:

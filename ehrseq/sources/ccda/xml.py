@@ -8,7 +8,8 @@ from lxml import etree
 _MOST_BYTES = 64 << 20
 _HL7 = re.compile(rb"""\sxmlns\s*=\s*(["'])urn:hl7-org:v3\1""")
 _ROOT = re.compile(rb"<((?:\w+:)?ClinicalDocument)\b")
-_PREFIXES = {"xsi": "http://www.w3.org/2001/XMLSchema-instance", "sdtc": "urn:hl7-org:sdtc", "voc": "urn:hl7-org:v3/voc",
+_PREFIXES = {"xsi": "http://www.w3.org/2001/XMLSchema-instance", "sdtc": "urn:hl7-org:sdtc",
+             "voc": "urn:hl7-org:v3/voc",
              "cda": "urn:hl7-org:v3", "n1": "urn:hl7-org:v3"}  # fmt: skip
 TYPE = f"{{{_PREFIXES['xsi']}}}type"
 """The attribute `xsi:type`."""
@@ -22,22 +23,21 @@ class DocumentError(ValueError):
         self.rule = rule
 
 
-def parse(path: Path) -> etree._Element:
-    """The root `ClinicalDocument` of a file. Its elements have no namespace, however the document declares it.
-
-    Raises: DocumentError (rules `size`, `dtd`, `depth`, `xml`, `document`).
-    """
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file. Raises: DocumentError (rule `size`) above 64 MB; OSError."""
     if path.stat().st_size > _MOST_BYTES:
         raise DocumentError("size", f"the document is larger than {_MOST_BYTES >> 20} MB")
-    return parse_bytes(path.read_bytes())
+    return path.read_bytes()
 
 
-def parse_bytes(data: bytes) -> etree._Element:
-    """As `parse`, of bytes.
+def parse(data: bytes) -> etree._Element:
+    """The root `ClinicalDocument`. Its elements have no namespace, however the document declares it.
 
-    >>> parse_bytes(b"<ClinicalDocument><id root='1'/></ClinicalDocument>").find("id").get("root")
+    Raises: DocumentError (rules `dtd`, `depth`, `xml`, `document`).
+
+    >>> parse(b"<ClinicalDocument><id root='1'/></ClinicalDocument>").find("id").get("root")
     '1'
-    >>> parse_bytes(b"<!DOCTYPE x><ClinicalDocument/>")
+    >>> parse(b"<!DOCTYPE x><ClinicalDocument/>")
     Traceback (most recent call last):
     ehrseq.sources.ccda.xml.DocumentError: the document has a DTD, which is never read
     """
