@@ -8,7 +8,7 @@ from typing import Self
 from ehrseq.core.errors import ConfigError, SourceError
 from ehrseq.core.files import sha256_file
 from ehrseq.core.manifest import Input
-from ehrseq.mapping.delta import deleted
+from ehrseq.mapping.delta import deleted, watermarks
 from ehrseq.sources.database import Database, Partition, is_database, shown
 from ehrseq.sources.declaration import Source
 from ehrseq.sources.raw import delivered_columns
@@ -42,7 +42,10 @@ class Delivery:
             parts = {
                 name: [p for p in found if isinstance(p, Partition)] for name, found in self.rows.items()
             }
-            return [Input(name, self.database.input_hash(found)) for name, found in parts.items()]
+            return [
+                Input(found[0].name if self.delta else name, self.database.input_hash(found))
+                for name, found in parts.items()
+            ]
         files = [path for found in (self.rows, self.gone) for paths in found.values() for path in paths]
         return [Input(self.label(path), _sha256(path)) for path in files if isinstance(path, Path)]
 
@@ -80,22 +83,25 @@ def columns_changed(
     return found
 
 
-def find_delivery(source: Source, data: str | Path, *, delta: bool) -> Delivery:
-    """Find the tables below `data`, a folder or a database.
+def find_delivery(source: Source, data: str | Path, *, kept: Path | None = None) -> Delivery:
+    """Find the tables below `data`, a folder or a database; of a delta, where `kept` is the store it is for.
 
+    Of a database a delta is what its tables with a `since` column have, from the greatest value that the store has on.
     Raises: SourceError if there are none, a full delivery lacks a table that is not optional, or a delta has rows of a
     table without `primary_key`.
     """
     if is_database(data):
-        if delta:
+        if kept is not None and not (marks := watermarks(source, kept)):
             raise ConfigError(
-                f"{shown(str(data))}: a delta is a folder. Map the database as a full delivery."
+                f"{source.folder / 'source.yaml'}: no table has both `since` and `primary_key`, so it cannot be said "
+                f"what is new in {shown(str(data))}. Declare them, or map it as a full delivery."
             )
         database = Database(data)
-        return Delivery(Path(shown(str(data))), database.partitions(source), {}, delta, database)
+        parts = database.partitions(source) if kept is None else database.since(source, marks)
+        return Delivery(Path(shown(str(data))), parts, {}, kept is not None, database)
     data = Path(data)
-    if not delta:
-        return Delivery(data, find_tables(source, data), {}, delta)
+    if kept is None:
+        return Delivery(data, find_tables(source, data), {}, False)
     if not data.is_dir():
         raise SourceError(f"{data}: no such folder. Expected new rows of the tables of {source.name}.")
     tables = source.tables.items()
@@ -109,7 +115,7 @@ def find_delivery(source: Source, data: str | Path, *, delta: bool) -> Delivery:
                 f"{data}: table {name} has no `primary_key` in {source.folder / 'source.yaml'}, so it cannot be said "
                 "which rows its new ones replace. Declare it, or map a full delivery."
             )
-    return Delivery(data, rows, gone, delta)
+    return Delivery(data, rows, gone, True)
 
 
 def _sha256(path: Path) -> str:

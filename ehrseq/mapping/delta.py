@@ -41,6 +41,20 @@ def deleted(table: Table) -> Table:
                    file_name={}, may_lack=frozenset())  # fmt: skip
 
 
+def watermarks(source: Source, kept: Path) -> dict[str, str]:
+    """The greatest value of the `since` column among the kept rows of each table that has one, as text."""
+    found = {}
+    for name, table in source.tables.items():
+        paths = sorted(kept.glob(f"{ROWS}/*/{file_name(name)}.parquet"))
+        if table.since and table.primary_key and paths:
+            greatest = (
+                pl.scan_parquet(paths).select(pl.col(table.since).max().cast(pl.String)).collect().item()
+            )
+            if greatest is not None:
+                found[name] = str(greatest)
+    return found
+
+
 def write_keys(
     source: Source, spilled: Path, gone: Mapping[str, list[Path]], data: Path
 ) -> dict[str, dict[str, int]]:

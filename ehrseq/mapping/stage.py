@@ -80,7 +80,7 @@ def map(
     mappings = load_mappings(folder)
     out = Path(out)
     previous = _previous(out, mappings.source, delta)
-    with find_delivery(mappings.source, data, delta=delta) as delivery:
+    with find_delivery(mappings.source, data, kept=out if delta else None) as delivery:
         inputs = _merged_inputs(previous, delivery)
         config = {"source": mappings.source.name, "version": mappings.source.version, "mappings": fingerprint(folder),
                   "buckets": _bucket_count(delivery, previous), "validate": validate, "keep_rows": keep_rows or delta,

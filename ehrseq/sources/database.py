@@ -7,7 +7,7 @@ PostgreSQL database are read in the snapshot that the run has exported, so that 
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -120,6 +120,21 @@ class Database:
 
     def partitions(self, source: Source) -> dict[str, list[Partition]]:
         """Partitions of every declared table that is there. Raises: SourceError if a required one is missing."""
+        return {name: self._partitions(*place) for name, place in self._places(source).items()}
+
+    def since(self, source: Source, marks: Mapping[str, str]) -> dict[str, list[Partition]]:
+        """One partition of each table in `marks`: the rows whose `since` column is not before the mark."""
+        places, found = self._places(source), {}
+        for name in sorted(set(places) & set(marks)):
+            column = _quoted(str(source.tables[name].since))
+            first, *_ = self._partitions(*places[name])
+            label = f"{'.'.join(places[name])}[since {marks[name]}]"
+            where = f"{column} >= {_text(marks[name])}"
+            found[name] = [replace(first, name=label, where=where, order=first.order or column)]
+        return found
+
+    def _places(self, source: Source) -> dict[str, tuple[str, str]]:
+        """Schema and name of every declared table that is there. Raises: SourceError if a required one is missing."""
         there = self._relations()
         found = {}
         for name, table in source.tables.items():
@@ -131,7 +146,7 @@ class Database:
                 and (self.url.endswith(_SQLITE) or not schema or _same(s, schema, table))
             ]
             if places:
-                found[name] = self._partitions(*places[0])
+                found[name] = places[0]
             elif not table.optional:
                 raise SourceError(
                     f"{shown(self.url)}: has no table {name.replace('/', '.')} that this user may read. Add it, "
@@ -147,9 +162,9 @@ class Database:
         if self.snapshot is None:
             return content_hash([sha256_file(path) for path in self._files()])
         relation = partitions[0].relation
-        total = (
-            f"SELECT count(*)::text, coalesce(sum(hashtextextended(t::text, 0)), 0)::text FROM {relation} t"
-        )
+        where = f" WHERE {partitions[0].where}" if "since" in partitions[0].name else ""
+        counted = "SELECT count(*)::text, coalesce(sum(hashtextextended(t::text, 0)), 0)::text"
+        total = f"{counted} FROM {relation} t{where}"
         return content_hash([relation, *self.ask(total)[0], partitions[0].columns])
 
     def _files(self) -> list[Path]:

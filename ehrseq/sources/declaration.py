@@ -52,6 +52,7 @@ TABLE_KEYS = {
     "encoding",
     "may_lack",
     "primary_key",
+    "since",
     "decimal",
     "thousands",
 }
@@ -99,6 +100,7 @@ class Table:
     encoding: str = "utf-8"
     may_lack: frozenset[str] = frozenset()
     primary_key: tuple[str, ...] = ()
+    since: str | None = None
     ignore_case: bool = False
     timezone: str = "UTC"
     format: str | None = None
@@ -216,6 +218,7 @@ def _table(document: Document, name: str, subject: str | None, zone: str) -> Tab
                 f"{closest(str(kind), COLUMN_TYPES)} Expected one of {', '.join(COLUMN_TYPES)}."
             )
     listed = {key: tuple(map(str, value.get(key, ()))) for key in ("may_lack", "primary_key")}
+    listed["since"] = (str(value["since"]),) if "since" in value else ()
     for key, column in [(key, column) for key, names in listed.items() for column in names]:
         if column not in columns:
             raise MappingError(
@@ -260,6 +263,7 @@ def _table(document: Document, name: str, subject: str | None, zone: str) -> Tab
         file_name=names,
         may_lack=frozenset(listed["may_lack"]),
         primary_key=listed["primary_key"],
+        since=next(iter(listed["since"]), None),
         ignore_case=bool(document.value.get("ignore_case")),
         timezone=zone,
         format=document.value.get("format"),

@@ -309,3 +309,25 @@ def test_no_password_is_ever_shown(source: Path, server: str, tmp_path: Path) ->
     assert not any(b"t0p-secret" in text for text in [ran.stdout.encode(), ran.stderr.encode(), *written])
     assert "t0p-secret" not in repr(Partition(url, "x", "x"))
     assert shown("postgresql:///db?host=/tmp&password=x") == "postgresql:///db?host=/tmp"
+
+
+def test_a_delta_of_a_database_reads_what_is_new(server: str, tmp_path: Path) -> None:
+    execute(server, "CREATE SCHEMA night")
+    execute(server, f"CREATE TABLE night.patients AS {PERSON}")
+    execute(server, f"CREATE TABLE night.labs AS {LAB.format(rows=500)}")
+    execute(server, "ALTER TABLE night.labs ADD PRIMARY KEY (lab)")
+    keyed = SOURCE.replace("hosp/labs: {", "hosp/labs: {primary_key: [lab], since: at, ")
+    for name, text in {"source": keyed, "patients": PATIENTS, "labs": LABS}.items():
+        (tmp_path / f"{name}.yaml").write_text(text.replace("hosp/", "night/"))
+    out = tmp_path / "fhir"
+    ehrseq.map(tmp_path, server, out, keep_rows=True)
+    execute(
+        server,
+        "INSERT INTO night.labs SELECT g + 500, 7, TIMESTAMP '2020-02-01' + g * INTERVAL '1 minute', 1, 1, 'new' "
+        "FROM generate_series(1, 3) AS t(g)",
+    )
+    result = ehrseq.map(tmp_path, server, out, delta=True)
+    assert result.manifest.notes["delivered"]["night/labs"] == {"delivered": 4, "replaced": 1}
+    assert result.manifest.notes["changes"] == {"resources": {"Observation": {"added": 3}}, "patients": 1}
+    scratch = ehrseq.map(tmp_path, server, tmp_path / "scratch")
+    assert resources(out).equals(resources(scratch.out))
