@@ -108,7 +108,7 @@ def _stages(stages: dict[str, Result]) -> Table:
 
 def run(
     source: str | Path,
-    data: Path,
+    data: str | Path,
     out: Path,
     *,
     tasks: Sequence[str] | None = None,
@@ -122,16 +122,18 @@ def run(
 ) -> Outcome:
     """Map, serialize, tokenize, label, train, predict and judge; one folder for each stage below `out`.
 
-    Patients are split by `split_for`. A task whose labels are all the same is left out, with the reason. If `data`
-    holds `truth.parquet`, as a generated hospital does, the report shows what was attainable.
+    `data` is a folder or a database; if it holds `truth.parquet`, as a generated hospital does, the report shows what
+    was attainable. Patients are split by `split_for`. A task with labels of one kind only is left out, with its reason.
     """
     import ehrseq
     from ehrseq.deploy.fitting import predict_held_out, train_model
     from ehrseq.deploy.reporting import write_evaluation
-    from ehrseq.tasks.definition import shipped_tasks
+    from ehrseq.sources.database import shown
+    from ehrseq.tasks.audit import audit
+    from ehrseq.tasks.definition import STANDARD_TASKS
     from ehrseq.tokens.examples import make_examples
 
-    meter, out, data = Meter(), Path(out), Path(data)
+    meter, out = Meter(), Path(out)
     config = config or TrainConfig(seed=seed)
     stages: dict[str, Result] = {}
 
@@ -149,7 +151,7 @@ def run(
     timeline = done("timeline", ehrseq.timeline(fhir, out / "timeline", split=split, workers=workers))
     tokens = done("tokens", ehrseq.tokenize(timeline, out / "tokens", workers=workers))
     labels, skipped = [], {}
-    for task in tasks or shipped_tasks():
+    for task in tasks or STANDARD_TASKS:
         try:
             labels.append(
                 done(
@@ -164,19 +166,20 @@ def run(
     if not labels:
         raise TaskError(f"{timeline}: no task has labels of both kinds: " + "; ".join(skipped.values()))
     examples = done("examples", make_examples(tokens, labels, out / "examples"))
+    done("audit", audit(timeline, tokens, labels, examples, out / "audit", seed=seed))
     model = done("model", train_model(tokens, examples, out / "model", config))
     predictions = done(
         "predictions", predict_held_out(tokens, examples, model, out / "predictions", seed=seed)
     )
-    truth = data / "truth.parquet"
+    truth, place = Path(data) / "truth.parquet", shown(str(data))
     done(
         "report",
         write_evaluation(
             out / "report",
-            title=title or f"{stages['fhir'].manifest.config['source']}: {data.name}",
+            title=title or f"{stages['fhir'].manifest.config['source']}: {Path(place.partition('?')[0]).name}",
             predictions=predictions, fhir=fhir, timeline=timeline, tokens=tokens, labels=labels, model=model,
             config=config, truth=truth if truth.is_file() else None,
-            command=command or f"ehrseq run {source} {data} --out {out}", seed=seed,
+            command=command or f"ehrseq run {source} {place} --out {out}", seed=seed,
         ),
     )  # fmt: skip
     evaluation = json.loads((out / "report" / "results.json").read_text())

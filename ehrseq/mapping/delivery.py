@@ -19,10 +19,12 @@ from ehrseq.sources.tables import find_tables, table_files
 class Delivery:
     """Files of rows and, of a delta, files of deleted keys, by table, below `data`; or partitions of a database.
 
-    Use as a context manager: a database is read as it is at one instant, which ends with it.
+    `place` is where that is, for messages. Use as a context manager: a database is read as it is at one instant,
+    which ends with it.
     """
 
     data: Path
+    place: str
     rows: Mapping[str, Sequence[Path | Partition]]
     gone: Mapping[str, list[Path]]
     delta: bool
@@ -98,10 +100,10 @@ def find_delivery(source: Source, data: str | Path, *, kept: Path | None = None)
             )
         database = Database(data)
         parts = database.partitions(source) if kept is None else database.since(source, marks)
-        return Delivery(Path(shown(str(data))), parts, {}, kept is not None, database)
+        return Delivery(Path(str(data)), shown(str(data)), parts, {}, kept is not None, database)
     data = Path(data)
     if kept is None:
-        return Delivery(data, find_tables(source, data), {}, False)
+        return Delivery(data, str(data), find_tables(source, data), {}, False)
     if not data.is_dir():
         raise SourceError(f"{data}: no such folder. Expected new rows of the tables of {source.name}.")
     tables = source.tables.items()
@@ -115,7 +117,7 @@ def find_delivery(source: Source, data: str | Path, *, kept: Path | None = None)
                 f"{data}: table {name} has no `primary_key` in {source.folder / 'source.yaml'}, so it cannot be said "
                 "which rows its new ones replace. Declare it, or map a full delivery."
             )
-    return Delivery(data, rows, gone, True)
+    return Delivery(data, str(data), rows, gone, True)
 
 
 def _sha256(path: Path) -> str:

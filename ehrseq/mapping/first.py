@@ -26,6 +26,7 @@ from ehrseq.mapping.draft import Draft, draft
 from ehrseq.mapping.guess import Guess, guess_tables, plain, subject_of
 from ehrseq.mapping.sample import Sampled, sample_tables
 from ehrseq.mapping.schema import mapping_schema
+from ehrseq.sources.database import shown
 
 SCHEMA = "schema.json"
 _EDITOR = f"# yaml-language-server: $schema={SCHEMA}\n"
@@ -66,8 +67,8 @@ class First:
         )
 
 
-def new(folder: Path, data: Path, tables: Sequence[str] = (), timezone: str | None = None) -> First:
-    """Write a first source into `folder`, which must not exist, for the tables below `data`.
+def new(folder: Path, data: str | Path, tables: Sequence[str] = (), timezone: str | None = None) -> First:
+    """Write a first source into `folder`, which must not exist, for the tables of `data`, a folder or a database.
 
     Raises: MappingError if `folder` exists, or no column tells patients apart; SourceError if no table can be read.
     """
@@ -80,7 +81,7 @@ def new(folder: Path, data: Path, tables: Sequence[str] = (), timezone: str | No
     subject = subject_of(guesses)
     if subject is None:
         raise MappingError(
-            f"{data}: no column looks like the number of a patient (patient_id, subject_id, PatNr, …). "
+            f"{shown(str(data))}: no column looks like the number of a patient (patient_id, subject_id, PatNr, …). "
             "Name it so in a view or copy of the tables, or write source.yaml by hand (fhir_mappings/README.md)."
         )
     _same_types(guesses)
@@ -98,7 +99,7 @@ def new(folder: Path, data: Path, tables: Sequence[str] = (), timezone: str | No
         (part / SCHEMA).write_text(json.dumps(mapping_schema(), separators=(",", ":")), "utf-8")
         _cases(part, drafts)
         shutil.move(part, folder)
-    return First(str(folder), str(data), subject, _lines(guesses, drafts), unread)
+    return First(str(folder), shown(str(data)), subject, _lines(guesses, drafts), unread)
 
 
 def _same_types(guesses: list[Guess]) -> None:

@@ -12,7 +12,9 @@ from ehrseq.mapping.bucket import map_rows
 from ehrseq.mapping.cases import as_json
 from ehrseq.mapping.check import find_source, load_mappings
 from ehrseq.mapping.compile import compile_mappings
-from ehrseq.sources.tables import find_tables, read_batches
+from ehrseq.mapping.delivery import find_delivery
+from ehrseq.mapping.spill import row_columns
+from ehrseq.sources.tables import read_batches
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class Shown:
     reason: str
 
 
-def preview(source: str | Path, data: Path, mapping: str, *, rows: int = 3) -> list[Shown]:
-    """The first `rows` rows of a mapping's table with what they make; joins see the first batch of each table.
+def preview(source: str | Path, data: str | Path, mapping: str, *, rows: int = 3) -> list[Shown]:
+    """The first `rows` rows of a mapping's table with what they make; joins see the first batch of each
+    table.
 
     References are not checked. Raises: MappingError, SourceError.
     """
@@ -34,15 +37,17 @@ def preview(source: str | Path, data: Path, mapping: str, *, rows: int = 3) -> l
     if mapping not in plans:
         raise MappingError(f"{mappings.folder}: no mapping `{mapping}`.{closest(mapping, plans)}")
     plan = plans[mapping]
-    files = find_tables(mappings.source, data)
     needed = [plan.mapping.table, *(join.table for join in plan.mapping.joins)]
     tables: dict[str, pl.DataFrame] = {}
-    for name in needed:
-        table = mappings.source.tables[name]
-        if name not in files:
-            raise MappingError(f"{data}: has no table {name}, which `{mapping}` reads.")
-        batch, _ = next(read_batches(table, [(path, name) for path in files[name][:1]]))
-        tables[name] = batch
+    with find_delivery(mappings.source, data) as delivery:
+        for name in needed:
+            if name not in delivery.rows:
+                raise MappingError(f"{delivery.place}: has no table {name}, which `{mapping}` reads.")
+            table, first = mappings.source.tables[name], delivery.rows[name][0]
+            batches = read_batches(table, [(first, delivery.label(first))])
+            tables[name] = next(
+                (batch for batch, _ in batches if batch.height), pl.DataFrame(schema=row_columns(table))
+            )
     tables[plan.mapping.table] = shown = tables[plan.mapping.table].head(rows)
     mapped = map_rows([plan], tables, {}, {}, check_references=False)
     made = mapped.resources.get(plan.mapping.resource)

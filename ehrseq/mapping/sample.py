@@ -1,4 +1,4 @@
-"""What the first rows of files nobody has declared yet say of their tables: separator, encoding, types, formats."""
+"""What the first rows of tables nobody has declared yet say of them: separator, encoding, types, formats."""
 
 import codecs
 import csv
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from ehrseq.core.errors import SourceError
+from ehrseq.sources.database import Database, is_database, shown
 from ehrseq.sources.declaration import Table
 from ehrseq.sources.numbers import plain_number
 from ehrseq.sources.raw import SUFFIXES, raw_batches
@@ -21,6 +22,8 @@ ROWS = 2_000
 """Rows that are looked at."""
 
 _TEXT = {**{suffix: sep for suffix, sep in SUFFIXES.items() if sep}, ".txt": ",", ".psv": ","}
+_USUAL_SCHEMAS = ("public", "main", "dbo")
+_SYSTEM_SCHEMAS = ("pg_catalog", "information_schema", "pg_toast")
 _SNIFFED = 4 << 20
 _SEPARATORS = ",;\t|"
 _NULLS = (
@@ -57,7 +60,6 @@ class Sampled:
     """A table as its first rows show it. `options` are keys of a table in source.yaml; `rows` is a typed guess away."""
 
     name: str
-    path: Path
     columns: dict[str, str]
     options: dict[str, Any]
     rows: pl.DataFrame = field(repr=False)
@@ -69,11 +71,36 @@ class Sampled:
         return bool(columns) and not any(part.null_count().row(0)) and part.is_unique().all()
 
 
-def sample_tables(data: Path, only: Sequence[str] = ()) -> tuple[list[Sampled], dict[str, str]]:
-    """Tables below `data` (of the names `only`, if given), and why others cannot be read: file to reason.
+def sample_tables(data: str | Path, only: Sequence[str] = ()) -> tuple[list[Sampled], dict[str, str]]:
+    """Tables of `data`, a folder or a database (of the names `only`, if given), and why others cannot be read.
 
     Raises: SourceError if there is no table at all.
     """
+    found, unread = _of_database(data, only) if is_database(data) else _of_folder(Path(data), only)
+    place = shown(str(data))
+    if missing := sorted(set(only) - {table.name for table in found} - set(unread)):
+        raise SourceError(
+            f"{place}: has no table {missing[0]}. Say names without suffix, e.g. --table hosp/labs."
+        )
+    if not found:
+        raise SourceError(f"{place}: has no table that can be read ({', '.join((*_TEXT, '.parquet'))}).")
+    return found, unread
+
+
+def _of_database(data: str | Path, only: Sequence[str]) -> tuple[list[Sampled], dict[str, str]]:
+    found: list[Sampled] = []
+    with Database(data) as database:
+        for schema, relation in database.relations():
+            name = relation if schema in _USUAL_SCHEMAS else f"{schema}/{relation}"
+            if schema in _SYSTEM_SCHEMAS or relation.startswith("sqlite_") or (only and name not in only):
+                continue
+            rows = pl.DataFrame(pl.from_arrow(database.head(schema, relation, ROWS)))
+            found.append(_typed(Sampled(name, {}, {}, rows)))
+    return found, {}
+
+
+def _of_folder(data: Path, only: Sequence[str]) -> tuple[list[Sampled], dict[str, str]]:
+    """Tables, and why other files cannot be read."""
     found: list[Sampled] = []
     unread: dict[str, str] = {}
     for path in sorted(path for path in data.rglob("*") if path.is_file() and _suffix(path)):
@@ -87,12 +114,6 @@ def sample_tables(data: Path, only: Sequence[str] = ()) -> tuple[list[Sampled], 
             found.append(_sample(name, path, file))
         except SourceError as error:
             unread[file] = str(error).removeprefix(f"{path}: ")
-    if missing := sorted(set(only) - {table.name for table in found} - set(unread)):
-        raise SourceError(
-            f"{data}: has no table {missing[0]}. Say names without suffix, e.g. --table hosp/labs."
-        )
-    if not found:
-        raise SourceError(f"{data}: has no table that can be read ({', '.join((*_TEXT, '.parquet'))}).")
     return found, unread
 
 
@@ -119,7 +140,7 @@ def _sample(name: str, path: Path, file: str) -> Sampled:
     table = Table(name, dict.fromkeys(header, "string"), None, null_values=("",), **given)
     first = next((part.rows for part in raw_batches(table, path) if part.rows.height), None)
     rows = (first if first is not None else pl.DataFrame(schema=dict.fromkeys(header, pl.String))).head(ROWS)
-    return _typed(Sampled(name, path, {}, options, rows.select(header)))
+    return _typed(Sampled(name, {}, options, rows.select(header)))
 
 
 def _beginning(path: Path) -> tuple[str, str]:
@@ -219,14 +240,16 @@ def _formats(text: pl.Series, options: Sequence[str]) -> list[str]:
 
 def _numbers(text: pl.Series, marks: tuple[str, str | None]) -> int:
     """How many values are numbers written so, perhaps with a comparator: results are often text."""
-    bare = text.str.replace(r"^[<>≤≥]=?\s*", "")
+    bare = text.str.replace(r"^\s*[<>≤≥]=?", "").str.strip_chars()
     return int(pl.select(plain_number(pl.lit(bare), *marks).cast(pl.Float64, strict=False).count()).item())
 
 
 def _is_number(text: pl.Series, marks: tuple[str, str | None]) -> bool:
     if text.is_empty():
         return False
-    read = pl.select(plain_number(pl.lit(text), *marks).cast(pl.Float64, strict=False)).to_series()
+    read = pl.select(
+        plain_number(pl.lit(text.str.strip_chars()), *marks).cast(pl.Float64, strict=False)
+    ).to_series()
     return bool(read.is_not_null().all())
 
 

@@ -4,7 +4,7 @@ All rows of a subject, from every table, land in the same bucket; rows of shared
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from ehrseq.sources.rejects import Reject, join_rejects, rejects
 from ehrseq.sources.tables import COLUMN_DTYPES, read_batches
 
 SHARED = "shared"
-_ROWS_HELD = 1_000_000
+_ROWS_HELD = 2_000_000
 _BYTES_TOGETHER = 8 << 20
 _BYTES_A_ROW = 12
 
@@ -56,9 +56,9 @@ def bucket_name(bucket: int | str) -> str:
 
 
 def buckets_for(files: Map[str, Sequence[Path | Partition]]) -> int:
-    """Number of buckets for these files: one for each 8 MB, at least 4, at most 256."""
+    """Number of buckets for these files: one for each 16 MB, at least 4, at most 256."""
     size = sum(_size(path) for paths in files.values() for path in paths)
-    return min(max(-(-size // (8 << 20)), 4), 256)
+    return min(max(-(-size // (16 << 20)), 4), 256)
 
 
 def _size(path: Path | Partition) -> int:
@@ -99,7 +99,8 @@ def spill_tasks(
 
 def spill(task: SpillTask) -> Spilled:
     """Read files of one table and write their rows by bucket. Raises: SourceError."""
-    result, held, bad, part = Spilled(task.table.name), [], [], 0
+    result, bad, part = Spilled(task.table.name), [], 0
+    held: dict[str, list[pl.DataFrame]] = {}
     for rows, unread in read_batches(task.table, task.files):
         result.rows_in += rows.height + unread.height
         if task.table.subject is not None:
@@ -109,12 +110,12 @@ def spill(task: SpillTask) -> Spilled:
                 nobody = rejects(rows.filter(~owned), task.table.name, rule="subject", message=message)
                 unread, rows = join_rejects([unread, nobody]), rows.filter(owned)
         bad.append(unread)
-        held.append(rows)
-        if sum(frame.height for frame in held) >= _ROWS_HELD:
-            _write(task, pl.concat(held), part)
-            held, part = [], part + 1
-    if held:
-        _write(task, pl.concat(held), part)
+        for name, frame in _apart(task, rows):
+            held.setdefault(name, []).append(frame)
+        if sum(frame.height for frames in held.values() for frame in frames) >= _ROWS_HELD:
+            _write(task, held, part)
+            part += 1
+    _write(task, held, part)
     together = join_rejects(bad)
     if together.height:
         write_parquet(together, task.folder / "rejects" / f"{task.number:04d}.parquet")
@@ -122,17 +123,25 @@ def spill(task: SpillTask) -> Spilled:
     return result
 
 
-def _write(task: SpillTask, rows: pl.DataFrame, part: int) -> None:
-    name = f"{file_name(task.table.name)}/{task.number:04d}-{part:04d}.parquet"
+def _apart(task: SpillTask, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Names of buckets with their rows."""
     if task.table.subject is None:
-        write_part(rows, task.folder / SHARED / name)
+        yield SHARED, rows
         return
     bucket = buckets_of(rows[task.table.subject], task.merged, task.buckets)
     parts = rows.with_columns(bucket.alias("~bucket")).partition_by(
         "~bucket", as_dict=True, include_key=False
     )
     for (number,), frame in parts.items():
-        write_part(frame, task.folder / bucket_name(int(str(number))) / name)
+        yield bucket_name(int(str(number))), frame
+
+
+def _write(task: SpillTask, held: dict[str, list[pl.DataFrame]], part: int) -> None:
+    """Write the rows of each bucket, and forget them."""
+    for bucket, frames in held.items():
+        name = f"{bucket}/{file_name(task.table.name)}/{task.number:04d}-{part:04d}.parquet"
+        write_part(pl.concat(frames), task.folder / name)
+    held.clear()
 
 
 def buckets_of(subjects: pl.Series, merged: pl.DataFrame | None, buckets: int) -> pl.Series:

@@ -126,7 +126,7 @@ def _checked_columns(
     if before and (changed := columns_changed(before, columns, delta=delivery.delta)):
         if not allowed:
             raise DataQualityError(
-                f"{delivery.data}: is not shaped like the delivery before: {'; '.join(changed)}. Nothing was written. "
+                f"{delivery.place}: is not shaped like the delivery before: {'; '.join(changed)}. Nothing was written. "
                 "If it is meant so, run again with --allow-changed-columns."
             )
         log("columns changed", what="; ".join(changed))

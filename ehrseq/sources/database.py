@@ -47,7 +47,8 @@ class DatabaseLostError(EhrseqError):
 class Partition:
     """Some rows of a table. `columns` are their names and Arrow types, `rows` how many there are, about.
 
-    As text it is the database, without its password, and the table.
+    `decimal`: the mark before the fraction of numbers that come as text. As text it is the database, without its
+    password, and the table.
     """
 
     url: str = field(repr=False)
@@ -58,6 +59,7 @@ class Partition:
     order: str = ""
     rows: int = 0
     snapshot: str | None = None
+    decimal: str = "."
 
     def __str__(self) -> str:
         return f"{shown(self.url)} table {self.relation.replace('"', '')}"
@@ -120,7 +122,10 @@ class Database:
 
     def partitions(self, source: Source) -> dict[str, list[Partition]]:
         """Partitions of every declared table that is there. Raises: SourceError if a required one is missing."""
-        return {name: self._partitions(*place) for name, place in self._places(source).items()}
+        return {
+            name: [replace(part, decimal=source.tables[name].decimal) for part in self._partitions(*place)]
+            for name, place in self._places(source).items()
+        }
 
     def since(self, source: Source, marks: Mapping[str, str]) -> dict[str, list[Partition]]:
         """One partition of each table in `marks`: the rows whose `since` column is not before the mark."""
@@ -130,12 +135,25 @@ class Database:
             first, *_ = self._partitions(*places[name])
             label = f"{'.'.join(places[name])}[since {marks[name]}]"
             where = f"{column} >= {_text(marks[name])}"
-            found[name] = [replace(first, name=label, where=where, order=first.order or column)]
+            decimal = source.tables[name].decimal
+            found[name] = [
+                replace(first, name=label, where=where, order=first.order or column, decimal=decimal)
+            ]
         return found
+
+    def head(self, schema: str, name: str, rows: int) -> pa.Table:
+        """The first `rows` rows of a table, as `batches` gives them. Raises: SourceError, DatabaseLostError."""
+        relation = self._relation(schema, name)
+        partition = Partition(self.url, relation, name, self._columns(relation))
+        try:
+            with _reading(self.connection, f"{_select(partition, 0)} LIMIT {rows}") as reader:
+                return reader.read_all()
+        except Exception as error:  # drivers have no base class in common
+            raise _trouble(self.url, error) from error
 
     def _places(self, source: Source) -> dict[str, tuple[str, str]]:
         """Schema and name of every declared table that is there. Raises: SourceError if a required one is missing."""
-        there = self._relations()
+        there = self.relations()
         found = {}
         for name, table in source.tables.items():
             schema, _, bare = name.rpartition("/")
@@ -172,7 +190,7 @@ class Database:
         logs = (Path(f"{self.url}{suffix}") for suffix in ("-wal", ".wal"))
         return [Path(self.url), *(path for path in logs if path.is_file() and path.stat().st_size)]
 
-    def _relations(self) -> list[tuple[str, str]]:
+    def relations(self) -> list[tuple[str, str]]:
         """(schema, name) of all tables and views; those of the search path first."""
         if self.url.endswith(_SQLITE):
             rows = self.ask(
@@ -189,9 +207,7 @@ class Database:
         return [(str(schema), str(name)) for schema, name in rows]
 
     def _partitions(self, schema: str, name: str) -> list[Partition]:
-        relation = f"{_quoted(schema)}.{_quoted(name)}"
-        if self.url.endswith(_SQLITE):
-            relation = _quoted(name)
+        relation = self._relation(schema, name)
         label = f"{schema}.{name}"
         whole = Partition(self.url, relation, label, self._columns(relation), snapshot=self.snapshot)
         key, low, high, rows = self._ranges(schema, name, relation)
@@ -207,6 +223,9 @@ class Database:
             part = f"{label}[{start}-{min(end - 1, high)}]" if len(cut) > 1 else label
             parts.append(replace(whole, name=part, where=where, order=key, rows=-(-rows // len(cut))))
         return parts
+
+    def _relation(self, schema: str, name: str) -> str:
+        return _quoted(name) if self.url.endswith(_SQLITE) else f"{_quoted(schema)}.{_quoted(name)}"
 
     def _columns(self, relation: str) -> tuple[tuple[str, str], ...]:
         with _reading(self.connection, f"SELECT * FROM {relation} LIMIT 0") as reader:
@@ -278,17 +297,26 @@ def batches(partition: Partition) -> Iterator[pa.RecordBatch]:
 
 
 def _select(partition: Partition, seen: int) -> str:
-    sqlite = partition.url.endswith(_SQLITE)
-    columns = [
-        _quoted(name)
-        if _PLAIN.match(kind) and not sqlite
-        else f"CAST({_quoted(name)} AS TEXT) AS {_quoted(name)}"
-        for name, kind in partition.columns
-    ]
+    columns = [_column(partition, _quoted(name), kind) for name, kind in partition.columns]
     where = f" WHERE {partition.where}" if partition.where else ""
     order = f" ORDER BY {partition.order}" if partition.order else ""
     skip = f" LIMIT {2**62} OFFSET {seen}" if seen else ""
     return f"SELECT {', '.join(columns)} FROM {partition.relation}{where}{order}{skip}"
+
+
+def _column(partition: Partition, column: str, kind: str) -> str:
+    """A column as it is selected: as text where its type is none of the plain ones, or not fixed, as in SQLite."""
+    sqlite = partition.url.endswith(_SQLITE)
+    if _PLAIN.match(kind) and not sqlite:
+        return column
+    text = f"CAST({column} AS TEXT)"
+    if partition.decimal != ".":
+        written = f"replace({text}, '.', {_text(partition.decimal)})"
+        if sqlite:
+            text = f"CASE typeof({column}) WHEN 'real' THEN {written} ELSE {text} END"
+        elif "type_name=numeric" in kind:
+            text = written
+    return f"{text} AS {column}"
 
 
 def _connection(url: str, snapshot: str | None = None) -> Any:
@@ -327,7 +355,7 @@ def _connection(url: str, snapshot: str | None = None) -> Any:
 def _reading(connection: Any, sql: str) -> Iterator[Any]:
     """Record batches of a query."""
     if hasattr(connection, "to_arrow_reader"):
-        with closing(connection.execute(sql).to_arrow_reader(65_536)) as reader:
+        with closing(connection.sql(sql).to_arrow_reader(65_536)) as reader:
             yield reader
         return
     with closing(connection.cursor()) as cursor:

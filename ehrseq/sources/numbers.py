@@ -21,13 +21,12 @@ def number_pattern(decimal: str, thousands: str | None) -> str:
 
 
 def plain_number(text: pl.Expr, decimal: str, thousands: str | None) -> pl.Expr:
-    """The text of a number as a cast understands it: null where it is not written as declared.
+    """The text of a number, which has no blanks around it, as a cast understands it: null if not written as declared.
 
     >>> table = pl.DataFrame({"text": ["1.234,5", "-0,5", "1.5", "x"]})
     >>> table.select(plain_number(pl.col("text"), ",", ".")).to_series().to_list()
     ['1234.5', '-0.5', None, None]
     """
-    text = text.str.strip_chars()
     if decimal == "." and thousands is None:
         return text
     plain = text.str.replace_all(thousands, "", literal=True) if thousands else text

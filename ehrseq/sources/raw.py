@@ -212,12 +212,9 @@ def _skipping(rows: pl.Series, ragged: list[int]) -> pl.Series:
 
 def _database_batches(table: Table, partition: Partition) -> Iterator[Raw]:
     found = _columns(table, [name for name, _ in partition.columns], partition)
-    # numerics come as text with a point, whatever mark the source's own texts have
-    numeric = [name for name, kind in partition.columns if "type_name=numeric" in kind]
-    marked = [pl.col(name).str.replace(".", table.decimal, literal=True) for name in numeric]
     counted = 0
     for batch in batches(partition):
-        frame = pl.DataFrame(pl.from_arrow(batch)).with_columns(marked).select(found)
+        frame = pl.DataFrame(pl.from_arrow(batch)).select(found)
         yield Raw(frame.with_columns(_row=counted + 1 + pl.int_range(frame.height, eager=True)))
         counted += frame.height
 

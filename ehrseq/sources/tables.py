@@ -132,18 +132,14 @@ def typed_rows(table: Table, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Data
     """
     if table.nulls_of:
         frame = frame.with_columns(_without(table, name, frame.schema[name]) for name in table.nulls_of)
-    cast = frame.with_columns(**{f"_typed_{name}": _cast(table, name, frame) for name in table.columns})
-    wrong = {
-        name: pl.col(name).is_not_null() & pl.col(f"_typed_{name}").is_null()
-        for name, kind in table.columns.items()
-        if kind != "string"
-    }
+    cast, wrong, bad = _casts(table, frame)
+    if bad.any():  # perhaps for blanks around a number alone, which cost time to look for
+        cast, wrong, bad = _casts(table, frame.with_columns(_trimmed(table, frame)))
     rows = cast.select(
         "_file",
         pl.col("_row").cast(pl.Int64),
         *(pl.col(f"_typed_{name}").alias(name) for name in table.columns),
     )
-    bad = cast.select(pl.any_horizontal(False, *wrong.values())).to_series()
     if not bad.any():
         return rows, Reject.empty()
     found = cast.filter(bad)
@@ -152,6 +148,22 @@ def typed_rows(table: Table, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Data
     ]
     first = join_rejects(reasons).unique(["file", "row"], keep="first", maintain_order=True)
     return rows.filter(~bad), first.sort("row")
+
+
+def _casts(table: Table, frame: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, pl.Expr], pl.Series]:
+    """The frame with typed columns beside the given ones; where each is wrong; whether any is, by row."""
+    cast = frame.with_columns(**{f"_typed_{name}": _cast(table, name, frame) for name in table.columns})
+    wrong = {
+        name: pl.col(name).is_not_null() & pl.col(f"_typed_{name}").is_null()
+        for name, kind in table.columns.items()
+        if kind != "string"
+    }
+    return cast, wrong, cast.select(pl.any_horizontal(False, *wrong.values())).to_series()
+
+
+def _trimmed(table: Table, frame: pl.DataFrame) -> list[pl.Expr]:
+    numbers = [name for name, kind in table.columns.items() if kind in ("integer", "number")]
+    return [pl.col(name).str.strip_chars() for name in numbers if frame.schema[name] == pl.String]
 
 
 def _without(table: Table, name: str, found: pl.DataType) -> pl.Expr:

@@ -2,8 +2,11 @@
 """`mappings new`: a clinic nobody has seen gets valid Encounters and Observations without a line written by hand."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import duckdb
 import jsonschema
 import polars as pl
 import pytest
@@ -16,6 +19,7 @@ from ehrseq.mapping.check import check, load_mappings, shipped_sources
 from ehrseq.mapping.coverage import coverage
 from ehrseq.mapping.first import new
 from ehrseq.mapping.listing import listing
+from ehrseq.mapping.preview import preview
 from ehrseq.mapping.schema import mapping_schema
 
 
@@ -62,6 +66,35 @@ def test_an_odd_clinic_gets_encounters_and_observations(tmp_path: Path):
     systems = {item.system: item for item in coverage(folder, store).systems}
     about = systems["urn:ehrseq:clinic:kurve"]
     assert (about.values, about.patients, about.codes) == (90, 30, 3)
+
+
+@pytest.mark.parametrize("suffix", ["sqlite", "duckdb"])
+def test_the_odd_clinic_in_a_database(tmp_path: Path, suffix: str):
+    export, place = odd_clinic(tmp_path / "export"), tmp_path / f"clinic.{suffix}"
+    tables = {path.stem: pl.read_csv(path, separator=";", encoding="cp1252", infer_schema=False)
+              for path in sorted(export.glob("*.csv"))}  # fmt: skip
+    numbers = pl.col("Temp").str.replace(",", ".").cast(pl.Float64)
+    tables["Kurve"] = tables["Kurve"].with_columns(numbers)  # a number, where results beside it are texts
+    with closing(sqlite3.connect(place) if suffix == "sqlite" else duckdb.connect(place)) as opened:
+        for name, frame in tables.items():
+            kinds = {pl.Float64: "DOUBLE"}
+            columns = ", ".join(
+                f'"{column}" {kinds.get(kind, "TEXT")}' for column, kind in frame.schema.items()
+            )
+            opened.execute(f'CREATE TABLE "{name}" ({columns})')
+            opened.executemany(f'INSERT INTO "{name}" VALUES ({", ".join("?" * frame.width)})', frame.rows())
+        opened.commit()
+    first = new(tmp_path / "clinic", str(place), timezone="Europe/Berlin")
+    assert (first.subject, check(tmp_path / "clinic")[1]) == ("PatNr", [])
+    source = tmp_path / "clinic" / "source.yaml"  # as a person would, who knows how all its texts are written
+    source.write_text(source.read_text().replace("  Kurve:\n", "  Kurve:\n    decimal: ','\n"))
+    (shown,) = preview(tmp_path / "clinic", str(place), "kurve", rows=1)[:1]
+    assert shown.resource is not None
+    assert shown.row["Temp"] == 36.1
+    made = ehrseq.map(tmp_path / "clinic", str(place), tmp_path / "fhir", validate="full").manifest
+    assert made.rows["rejected"] == 0
+    assert made.made == {"Condition": 30, "Encounter": 30, "MedicationAdministration": 30, "Observation": 120,
+                         "Patient": 30}  # fmt: skip
 
 
 def test_nothing_of_a_patient_is_copied(tmp_path: Path):

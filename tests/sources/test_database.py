@@ -15,6 +15,9 @@ import pytest
 
 import ehrseq
 from ehrseq.core.errors import SourceError
+from ehrseq.mapping.check import check
+from ehrseq.mapping.first import new
+from ehrseq.mapping.preview import preview
 from ehrseq.sources import database
 from ehrseq.sources.database import Database, DatabaseLostError, Partition, batches, shown
 
@@ -127,6 +130,28 @@ def test_postgresql_gives_the_same_store_as_files(
     assert [(s.path, s.sha256) for s in two.manifest.shards] == [
         (s.path, s.sha256) for s in result.manifest.shards
     ]
+
+
+def test_first_mappings_of_a_postgresql(server: str, tmp_path: Path) -> None:
+    """A table in a schema that is not the usual one has its schema in its name; tables of the server are no tables."""
+    execute(server, "CREATE SCHEMA extra")
+    execute(server, "CREATE TABLE extra.falls AS SELECT pid, pid AS fall FROM hosp.patients")
+    execute(server, "CREATE TABLE weights AS SELECT pid, 70.5 AS weight, now() AS at FROM hosp.patients")
+    first = new(tmp_path / "draft", server, ["hosp/patients", "hosp/labs", "extra/falls", "weights"])
+    assert sorted(name for name, *_ in first.lines) == [
+        "extra/falls",
+        "hosp/labs",
+        "hosp/patients",
+        "weights",
+    ]
+    assert "@" not in first.data or ":" not in first.data.partition("@")[0].removeprefix("postgresql:")
+    assert check(tmp_path / "draft")[1] == []
+    made = ehrseq.map(tmp_path / "draft", server, tmp_path / "fhir").manifest
+    assert made.made["Observation"] >= ROWS
+    (shown_row, *_) = preview(tmp_path / "draft", server, "labs", rows=1)
+    assert shown_row.resource is not None
+    execute(server, "DROP SCHEMA extra CASCADE")
+    execute(server, "DROP TABLE weights")
 
 
 def test_a_changed_row_is_noticed_and_only_its_bucket_is_mapped(
