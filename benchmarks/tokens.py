@@ -7,12 +7,17 @@ answers, one note of 200 words in 2,000 events, 500 events a subject, in 8 shard
 with polars and written again with the compression of every ehrseq dataset; nothing is computed. One run warms up,
 then the median of `--runs`; CPU seconds, as wall time depends on who else is at work. `--parts` also prints the cost
 of the fit alone and of the tokens alone (a given vocabulary). (`tokenize.py` would hide the standard module.)
+
+`--meds-transforms PYTHON`: also run MEDS-transforms on the same events, once, with the Python of an environment that
+has it (0.7.0; its polars is another than ours): deciles of each code, bins, vocabulary. It writes no token store.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +35,16 @@ from ehrseq.tokens.vocabulary import fit_vocabulary
 
 SHARDS = 8
 EVENTS_PER_SUBJECT = 500
+DECILES = {"name": "values/quantiles", "quantiles": [part / 10 for part in range(1, 10)]}
+COUNTS = ["code/n_occurrences", "code/n_subjects"]
+PIPELINE = {
+    "stages": [
+        {"aggregate_code_metadata": {"aggregations": [*COUNTS, "values/n_occurrences", DECILES]}},
+        "bin_numeric_values",
+        {"count_binned": {"_base_stage": "aggregate_code_metadata", "aggregations": COUNTS}},
+        "fit_vocabulary_indices",
+    ]
+}
 COLUMNS = ["subject_id", "time", "code", "numeric_value", "text_value", "unit", "modality"]
 
 
@@ -40,6 +55,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--parts", action="store_true")
+    parser.add_argument("--meds-transforms", type=Path, metavar="PYTHON")
     chosen = parser.parse_args()
     progress.set_quiet(True)
 
@@ -64,6 +80,12 @@ def main() -> None:
             print(json.dumps(record), flush=True)
 
         report("tokenize", lambda: tokenize(timeline, out, workers=chosen.workers, force=True))
+        if chosen.meds_transforms:
+            ours = repeat(lambda: tokenize(timeline, out, force=True), chosen.runs)["cpu_seconds"]
+            theirs = meds_transforms(chosen.meds_transforms, timeline, Path(folder) / "meds")
+            record = {"name": "MEDS-transforms: deciles, bins, vocabulary", "rows": chosen.rows, **theirs}
+            record |= {"tokenize_cpu_seconds": ours, "ratio": round(theirs["cpu_seconds"] / ours, 1)}
+            print(json.dumps(record), flush=True)
         if chosen.parts:
             report("tokenize: fit", lambda: fit_vocabulary(timeline, workers=chosen.workers))
             given = Path(folder) / "given"
@@ -84,6 +106,37 @@ def repeat(work: Callable[[], object], runs: int) -> dict[str, float]:
         name: round(statistics.median(run[name] for run in spent[1:]), 3)
         for name in ("seconds", "cpu_seconds")
     }
+
+
+def meds_transforms(python: Path, timeline: Path, folder: Path) -> dict[str, float]:
+    """Wall and CPU seconds of a MEDS-transforms pipeline; its shards are those of the timeline, by split."""
+    splits = pl.read_parquet(timeline / "metadata" / "subject_splits.parquet")
+    columns = ["subject_id", "time", "code", "numeric_value"]
+    for shard in timeline_shards(timeline):
+        events = pl.read_parquet(shard.path, columns=columns).join(
+            splits, on="subject_id", maintain_order="left"
+        )
+        for (split,), part in events.partition_by("split", as_dict=True, include_key=False).items():
+            write_parquet(part, folder / "in" / "data" / split / shard.path.name)
+    metadata = folder / "in" / "metadata"
+    write_parquet(splits, metadata / "subject_splits.parquet")
+    blank = {"code": pl.String, "description": pl.String, "parent_codes": pl.List(pl.String)}
+    write_parquet(pl.DataFrame(schema=blank), metadata / "codes.parquet")
+    (metadata / "dataset.json").write_text(json.dumps({"dataset_name": "invented", "dataset_version": "1"}))
+    (folder / "pipeline.yaml").write_text(json.dumps({**PIPELINE, **_places(folder)}))
+    meter, tools = Meter(), str(python.parent)
+    command = [tools + "/MEDS_transform-pipeline", str(folder / "pipeline.yaml")]
+    subprocess.run(
+        command, check=True, capture_output=True, env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    )
+    spent = meter.read()
+    if not (folder / "out" / "metadata" / "codes.parquet").is_file():
+        raise SystemExit(f"MEDS-transforms wrote no vocabulary; its logs are in {folder}/out/.logs")
+    return {name: spent[name] for name in ("seconds", "cpu_seconds")}
+
+
+def _places(folder: Path) -> dict[str, str]:
+    return {"input_dir": str(folder / "in"), "output_dir": str(folder / "out")}
 
 
 def copy(timeline: Path, out: Path) -> None:

@@ -22,6 +22,8 @@ _VERBS: dict[str, str] = {
     "run": "ehrseq.deploy.pipeline",
     "map": "ehrseq.mapping.stage",
     "import_fhir": "ehrseq.sources.fhir.stage",
+    "import_bulk": "ehrseq.sources.bulk.stage",
+    "import_meds": "ehrseq.timeline.import_meds",
     "export_fhir": "ehrseq.fhir.export",
     "export_view": "ehrseq.timeline.export",
     "timeline": "ehrseq.timeline.serialize",

@@ -31,7 +31,9 @@ mappings = typer.Typer(
     no_args_is_help=True, help="Work with mapping files: new, list, check, test, preview, coverage, schema."
 )
 app.add_typer(mappings, name="mappings")
-imports = typer.Typer(no_args_is_help=True, help="Bring in what is FHIR already: files.")
+imports = typer.Typer(
+    no_args_is_help=True, help="Bring in what is FHIR already: files, a server's Bulk Data."
+)
 app.add_typer(imports, name="import")
 exports = typer.Typer(no_args_is_help=True, help="Give out: FHIR, and tables made by views.")
 app.add_typer(exports, name="export")
@@ -45,6 +47,12 @@ Workers = Annotated[int, typer.Option(help="Processes. The result does not depen
 Force = Annotated[bool, typer.Option("--force", help="Do the work again even if nothing changed.")]
 Source = Annotated[
     str, typer.Argument(help="A shipped source (see `mappings list`) or a folder of mappings.")
+]
+Tables = Annotated[
+    str,
+    typer.Argument(
+        help="Folder of the source's tables, or a database: postgresql://…, a .sqlite or .duckdb file."
+    ),
 ]
 Validate = Annotated[
     str, typer.Option(help="sample, full or none: how many resources also pass fhir.resources.R4B.")
@@ -150,10 +158,11 @@ def demo(
 @app.command()
 def run(
     source: Source,
-    data: Annotated[Path, typer.Argument(help="Folder of the source's tables.")],
+    data: Tables,
     out: Out,
     task: Annotated[
-        list[str] | None, typer.Option(help="Task; may be given again. Default: all shipped.")
+        list[str] | None,
+        typer.Option(help="Task; may be given again. Default: mortality, stay, readmission."),
     ] = None,
     validate: Validate = "sample",
     max_reject_fraction: Rejects = 0.05,
@@ -199,12 +208,7 @@ def generate(
 @app.command("map")
 def map_(
     source: Source,
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="Folder of the source's tables, or a database: postgresql://…, a .sqlite or .duckdb file."
-        ),
-    ],
+    data: Tables,
     out: Out,
     delta: Annotated[
         bool,
@@ -269,6 +273,75 @@ def import_fhir(
         )
 
     _do("import fhir", as_json, quiet, work)
+
+
+@imports.command("bulk")
+def import_bulk(
+    url: Annotated[str, typer.Argument(help="The FHIR server's base, or base/Patient, or base/Group/ID.")],
+    out: Out,
+    type_: Annotated[
+        list[str] | None, typer.Option("--type", help="Resource type; may be given again. Default: all.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Ask for changes since this instant. Default: since the last run.")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Ask for all, and make the store anew.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Give up an export that is under way, and begin another.")
+    ] = False,
+    client_id: Annotated[
+        str | None, typer.Option(help="SMART Backend Services: who we are at the server.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="File of our private key: JWK or PEM.")] = None,
+    key_id: Annotated[str | None, typer.Option(help="The key's `kid`, where the file has none.")] = None,
+    scope: Annotated[str | None, typer.Option(help="Default: system/TYPE.rs of each type, or .read.")] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Another host, or host:port, for files and tokens; may be given again."),
+    ] = None,
+    patience: Annotated[float, typer.Option(help="Seconds that the server may fail in a row.")] = 3600,
+    max_wait: Annotated[float, typer.Option(help="Seconds that it may take to prepare the export.")] = 86_400,
+    max_file_gb: Annotated[float, typer.Option(help="Largest file to accept.")] = 100,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Reject resources with elements that R4B does not have.")
+    ] = False,
+    workers: Workers = 1,
+    max_reject_fraction: Rejects = 0.05,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Import a FHIR server's Bulk Data export; the next time, what has changed since."""
+
+    def work() -> Any:
+        import ehrseq
+
+        return ehrseq.import_bulk(
+            url, out, types=type_ or (), since=since, full=full, restart=restart, client_id=client_id, key=key,
+            key_id=key_id, scope=scope, allow_hosts=allow_host or (), patience=patience, max_wait=max_wait,
+            max_file_gb=max_file_gb, strict=strict, workers=workers, max_reject_fraction=max_reject_fraction,
+        )  # fmt: skip
+
+    _do("import bulk", as_json, quiet, work)
+
+
+@imports.command("meds")
+def import_meds(
+    data: Annotated[Path, typer.Argument(help="A MEDS dataset (0.3 or 0.4): a folder, or one Parquet file.")],
+    out: Out,
+    seed: Seed = 0,
+    max_reject_fraction: Rejects = 0.05,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Import a MEDS dataset as a timeline, which `tokenize` and `label` take as they take our own."""
+
+    def work() -> Any:
+        import ehrseq
+
+        return ehrseq.import_meds(data, out, seed=seed, max_reject_fraction=max_reject_fraction, force=force)
+
+    _do("import meds", as_json, quiet, work)
 
 
 @exports.command("fhir")
@@ -404,7 +477,7 @@ def doctor(as_json: Json = False) -> None:
 @mappings.command("new")
 def new(
     folder: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
-    data: Annotated[Path, typer.Argument(help="Folder of tables: CSV, TSV, Parquet.")],
+    data: Tables,
     table: Annotated[list[str] | None, typer.Option(help="Only this table; may be said again.")] = None,
     timezone: Annotated[str | None, typer.Option(help="Zone of the clocks, e.g. Europe/Berlin.")] = None,
     as_json: Json = False,
@@ -486,7 +559,7 @@ def coverage(
 @mappings.command("preview")
 def preview(
     source: Source,
-    data: Annotated[Path, typer.Argument(help="Folder of the source's tables.")],
+    data: Tables,
     mapping: Annotated[str, typer.Argument(help="The mapping to look at.")],
     rows: Annotated[int, typer.Option(help="Rows to show.")] = 3,
     as_json: Json = False,

@@ -66,6 +66,16 @@ def _result(console: Console, verb: str, result: Result) -> None:
     made = made_in_short(manifest.made)
     cost = f"{result.run['seconds']:.1f} s, {result.run['peak_rss_bytes'] / 2**30:.2f} GiB"
     console.print(f"[bold]{result.out}[/]  {verb}: {made or 'done'} ({cost})")
+    if bulk := manifest.notes.get("bulk"):
+        files = ", ".join(f"{count:,} {part}" for part, count in bulk["files"].items()) or "none"
+        console.print(
+            f"export of {bulk['transaction_time']} (since {bulk['since'] or 'ever'}): files: {files}"
+        )
+        if outcomes := bulk["outcomes"]:
+            words = ", ".join(f"{what} {count:,}" for what, count in outcomes.items())
+            console.print(
+                f"[yellow]the server could not give all:[/] {words} (see outcomes/outcomes.parquet)"
+            )
     if delivered := manifest.notes.get("delivered"):
         parts = [
             f"{name} {', '.join(f'{count:,} {what}' for what, count in counts.items() if count)}"

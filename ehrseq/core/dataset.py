@@ -98,7 +98,7 @@ class Build:
     def __enter__(self) -> Self:
         with storage_errors(self.out):
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = _take_lock(self.out)
+            self._lock = take_lock(self.out)
             try:
                 recover_folder(self.out)
                 _refuse_foreign(self.out)
@@ -309,8 +309,11 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def _take_lock(out: Path) -> IO[str]:
-    """Lock the folder's name for this process; the lock dies with it."""
+def take_lock(out: Path) -> IO[str]:
+    """Lock the folder's name for this process; the lock dies with it. Unlink the file before closing it.
+
+    Raises: BusyError if another run holds it.
+    """
     path = out.with_name(f".{out.name}.lock")
     while True:
         handle = path.open("a+")

@@ -9,6 +9,7 @@ import polars as pl
 from ehrseq.core.dataset import Build, Result, input_of, versions
 from ehrseq.core.files import sha256_file, write_json
 from ehrseq.core.manifest import Input, read_manifest
+from ehrseq.tasks.extract import label_folders
 from ehrseq.training.config import TrainConfig
 
 
@@ -44,12 +45,14 @@ def write_evaluation(
             found = assess(
                 pl.read_parquet(predictions / "held_out.parquet"), truth=risks, seed=seed, one_outcome="note"
             )
+            flows = [_exclusions(folder) for folder in labels]
             data = ReportData(
                 title=title,
                 evaluation=found,
                 synthetic=truth is not None,
                 command=command,
                 cohort=_cohort(labels, timeline),
+                exclusions=flows,
                 flow=_flow(fhir, timeline, tokens, labels),
                 accounts=read_manifest(fhir).sources,
                 lineage=lineage_of([fhir, timeline, tokens, *labels, model, predictions]),
@@ -67,6 +70,8 @@ def write_evaluation(
                     "notes": found.notes,
                 },
             )
+            write_json(build.path("cohort.json"), {"tasks": [flow.to_json() for flow in flows]})
+            build.enter("cohort.json", rows=len(flows))
             build.enter("report.html", rows=1)
             build.enter("results.json", rows=len(found.results))
             build.made("results", len(found.results))
@@ -84,10 +89,23 @@ def _cohort(labels: Iterable[Path], timeline: Path) -> list[Any]:
 
     splits = pl.read_parquet(timeline / "metadata/subject_splits.parquet")
     rows = []
-    for folder in labels:
+    for folder in (one for task in labels for one in label_folders(task)):
         table = pl.read_parquet(folder / "data/*.parquet")
         rows += cohort_of(folder.name, table, splits)
     return rows
+
+
+def _exclusions(labels: Path) -> Any:
+    from ehrseq.evaluation.cohort_figure import CohortFlow
+
+    manifest = read_manifest(labels, "labels")
+    (books,) = manifest.sources.values()
+    notes = manifest.notes
+    asked = {int(times): patients for times, patients in notes["predictions_per_subject"].items()}
+    steps = [(reason, count) for reason, count in notes["flow"]]
+    return CohortFlow(
+        labels.name, books.rows_in, steps, books.used, notes["subjects"], dict(notes["positives"]), asked
+    )
 
 
 def _flow(fhir: Path, timeline: Path, tokens: Path, labels: Iterable[Path]) -> list[Any]:

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from ehrseq.core.manifest import Account, total
 from ehrseq.evaluation import figures, run_figures
 from ehrseq.evaluation.cohort import TaskRows
+from ehrseq.evaluation.cohort_figure import cohort_figure
 from ehrseq.evaluation.evidence import ATTAINABLE, Evaluation, Result
 from ehrseq.evaluation.panel import METRICS
 from ehrseq.evaluation.report_data import CohortRow, Lineage, ReportData
@@ -67,6 +68,7 @@ def page(data: ReportData) -> dict[str, Any]:
         else None,
         "tasks": [_task(found, spoken[task]) for task in found.tasks],
         "cohort": _cohort(data.cohort or _evaluated(found)),
+        "exclusions": Markup(cohort_figure(data.exclusions)) if data.exclusions else None,
         "flow": [{"name": step.name, "count": integer(step.count)} for step in data.flow],
         "accounts": _accounts(data.accounts),
         "lineage": [_lineage(item) for item in data.lineage],

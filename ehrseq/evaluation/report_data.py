@@ -9,6 +9,7 @@ import polars as pl
 
 from ehrseq.core.dataset import input_of
 from ehrseq.core.manifest import Account, read_manifest, read_run
+from ehrseq.evaluation.cohort_figure import CohortFlow
 from ehrseq.evaluation.evidence import Evaluation
 from ehrseq.evaluation.run_figures import History
 
@@ -66,6 +67,8 @@ class ReportData:
     command: str = ""
     # patients, predictions and outcomes per task and split (`cohort_of`); empty: the evaluated rows only
     cohort: Sequence[CohortRow] = ()
+    # who was left out of each task and why (`cohort_figure.CohortFlow`)
+    exclusions: Sequence[CohortFlow] = ()
     # the stations of the data in order: source rows, FHIR resources, events, tokens, labels
     flow: Sequence[FlowStep] = ()
     # the books of each source table, as in the manifests' `sources`

@@ -12,28 +12,38 @@ r"""A task file says whom to predict for, when, and what: the ACES language, rea
       target: {start: first_day.end, end: start -> discharge_or_death, ..., label: death}
 
 Source: Xu et al., "ACES: Automatic Cohort Extraction System for Event-Streams", 2024,
-https://eventstreamaces.readthedocs.io; where its text and the program differ, as es-aces 0.7.3 does. Not read:
-`patient_demographics`, static predicates, other columns than code and numeric value. They are errors here, never
-silently ignored.
+https://eventstreamaces.readthedocs.io; where its text and the program differ, as es-aces 0.7.3 does. Ours alone are
+`extends` (another task file, laid under this one), `repeat` (ask again and again) and a list of labels.
 """
 
 from pathlib import Path
 
 from ehrseq.core.errors import TaskError, closest
-from ehrseq.core.yaml_lines import check_keys, load_yaml
-from ehrseq.tasks.language import Task
-from ehrseq.tasks.read_predicates import known, read_predicates
-from ehrseq.tasks.read_windows import only, order, read_windows
+from ehrseq.core.yaml_lines import Document, check_keys, load_yaml, merged
+from ehrseq.tasks.language import Derived, Plain, Repeat, Task
+from ehrseq.tasks.read_predicates import names_in, read_predicates, timed
+from ehrseq.tasks.read_windows import duration, only, order, read_windows
 
+# what `run` predicts if no task is named: those of Rajkomar et al. with one label, each where it is asked most often
+STANDARD_TASKS = ("in_hospital_mortality_24h", "long_stay_7d", "readmission_30d")
 _DEFINITIONS = Path(__file__).parent / "definitions"
-_KEYS = {"description", "metadata", "predicates", "trigger", "windows"}
+_KEYS = {
+    "description",
+    "metadata",
+    "predicates",
+    "patient_demographics",
+    "trigger",
+    "windows",
+    "repeat",
+    "extends",
+}
 
 
 def shipped_tasks() -> list[str]:
     """Names of the tasks that come with ehrseq.
 
-    >>> shipped_tasks()
-    ['in_hospital_mortality_24h', 'long_stay_7d', 'readmission_30d']
+    >>> "readmission_30d" in shipped_tasks()
+    True
     """
     return sorted(path.stem for path in _DEFINITIONS.glob("*.yaml") if not path.stem.endswith(".cases"))
 
@@ -57,19 +67,19 @@ def load_task(task: str | Path) -> Task:
     """Read and check a task. Raises: TaskError with file, line and the nearest valid name.
 
     >>> load_task("readmission_30d").label
-    ('target', 'unplanned_admission')
+    ('target', ('unplanned_admission',))
     """
-    path = find_task(task)
-    document = load_yaml(path, TaskError)
+    path, document = find_task(task), task_document(task)
     value = document.value
-    check_keys(document, (), value, _KEYS, TaskError)
     for key in ("predicates", "trigger", "windows"):
         if not value.get(key):
             raise TaskError(f"{path}:1  lacks `{key}`.")
     predicates = read_predicates(document)
-    trigger = known(document, ("trigger",), value["trigger"], predicates)
+    trigger = timed(document, ("trigger",), value["trigger"], predicates)
     windows = read_windows(document, predicates)
     label_window, label = only(document, "label")
+    labels = label if isinstance(label, list) else [label]
+    at = ("windows", label_window, "label")
     index_window, side = only(document, "index_timestamp")
     if side not in ("start", "end"):
         raise TaskError(
@@ -83,5 +93,41 @@ def load_task(task: str | Path) -> Task:
         windows=windows,
         endpoints=order(document, windows),
         index=f"{index_window}.{side}",
-        label=(label_window, known(document, ("windows", label_window, "label"), label, predicates)),
+        label=(label_window, tuple(timed(document, at, one, predicates) for one in labels)),
+        static=_traits(predicates, document),
+        repeat=_repeat(document, predicates),
     )
+
+
+def task_document(task: str | Path) -> Document:
+    """The file of a task, laid over the one it extends, and that over its own. Raises: TaskError."""
+    path = find_task(task)
+    document = load_yaml(path, TaskError)
+    check_keys(document, (), document.value, _KEYS, TaskError)
+    base = document.value.get("extends")
+    if base is None:
+        return document
+    beside = path.parent / f"{base}.yaml"
+    under = task_document(beside if beside.is_file() else str(base))
+    if under.value.get("extends"):
+        raise TaskError(f"{document.at(('extends',))}  `{base}` extends a task itself. Name the first one.")
+    return merged(under, document)
+
+
+def _traits(predicates: dict[str, Plain | Derived], document: Document) -> tuple[str, ...]:
+    """Static predicates that count, as in es-aces: demographics always, others if an expression names them."""
+    named = {part for one in predicates.values() if isinstance(one, Derived) for part in one.of}
+    named |= set(document.value.get("patient_demographics") or ())
+    return tuple(name for name, one in predicates.items() if one.static and name in named)
+
+
+def _repeat(document: Document, predicates: dict[str, Plain | Derived]) -> Repeat | None:
+    if document.value.get("repeat") is None:
+        return None
+    where = ("repeat",)
+    value = names_in(document, where)
+    check_keys(document, where, value, {"every", "until"}, TaskError)
+    every = duration(document, (*where, "every"), str(value.get("every")))
+    if not every:
+        raise TaskError(f"{document.at((*where, 'every'))}  expected a duration of more than nothing.")
+    return Repeat(every, timed(document, (*where, "until"), value.get("until"), predicates))

@@ -6,6 +6,7 @@ A *moment* is a subject and a time at which something was recorded. `_ANY_EVENT`
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 ANY_EVENT = "_ANY_EVENT"
 RECORD_START = "_RECORD_START"
@@ -26,6 +27,8 @@ class Plain:
     at_most: float | None = None
     least_inclusive: bool = False
     most_inclusive: bool = False
+    columns: tuple[tuple[str, Any], ...] = ()  # other columns and the value each must have
+    static: bool = False  # a trait of the patient: an event without a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Derived:
 
     operator: str
     of: tuple[str, ...]
+    static: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +67,19 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeat:
+    """Ask again `every` so often after a trigger, as long as `until` has not come. Not in ACES."""
+
+    every: timedelta
+    until: str
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A checked task. `endpoints` are the windows' ends in an order in which each needs only earlier ones.
 
-    `index` is the endpoint that is the prediction time; `label` the (window, predicate) whose presence is true.
+    `index` is the endpoint that is the prediction time; `label` the window, and the predicates whose presence there is
+    true: one, or several for a task of many labels. Patients without one of the traits `static` are left out.
     """
 
     name: str
@@ -76,14 +89,16 @@ class Task:
     windows: Mapping[str, Window]
     endpoints: tuple[str, ...]
     index: str
-    label: tuple[str, str]
+    label: tuple[str, tuple[str, ...]]
+    static: tuple[str, ...] = ()
+    repeat: Repeat | None = None
 
     @property
     def names(self) -> frozenset[str]:
         """All predicates that the trigger, the windows and the expressions name, built-in ones included."""
         ends = [end for window in self.windows.values() for end in (window.start, window.end)]
         return frozenset(
-            [self.trigger, self.label[1]]
+            [self.trigger, *self.label[1], *self.static, *([self.repeat.until] if self.repeat else [])]
             + [name for window in self.windows.values() for name in window.has]
             + [end.predicate for end in ends if end.predicate]
             + [part for one in self.predicates.values() if isinstance(one, Derived) for part in one.of]

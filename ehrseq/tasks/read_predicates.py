@@ -2,21 +2,28 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ehrseq.core.errors import TaskError, closest
 from ehrseq.core.yaml_lines import Document, Where, check_keys
-from ehrseq.tasks.language import ANY_EVENT, Derived, Plain
+from ehrseq.tasks.language import ANY_EVENT, RECORD_END, RECORD_START, Derived, Plain
 
-_KEYS = {"code", "value_min", "value_max", "value_min_inclusive", "value_max_inclusive", "expr"}
-_COLUMNS = {"subject_id", "time", "code", "numeric_value"}
+_KEYS = {"code", "value_min", "value_max", "value_min_inclusive", "value_max_inclusive", "expr", "static"}
+_OTHER = "other_cols"
+_TRAITS = "patient_demographics"
+_COLUMNS = {"subject_id", "time", "code", "numeric_value", "trigger"}
 _NAME = re.compile(r"\w+$")
 
 
 def read_predicates(document: Document) -> dict[str, Plain | Derived]:
     """All predicates, those that an expression names before the expression. Raises: TaskError."""
     where: Where = ("predicates",)
-    waiting = {name: _predicate(document, name) for name in names_in(document, where)}
+    waiting = {name: _predicate(document, (*where, name)) for name in names_in(document, where)}
+    for name in names_in(document, (_TRAITS,)) if document.value.get(_TRAITS) else ():
+        if name in waiting:
+            raise TaskError(f"{document.at((_TRAITS, name))}  `{name}` is among `predicates` too. Keep one.")
+        waiting[name] = replace(_predicate(document, (_TRAITS, name)), static=True)
     for name, predicate in waiting.items():
         if name in _COLUMNS or name.startswith("_"):
             raise TaskError(
@@ -49,14 +56,25 @@ def names_in(document: Document, where: Where) -> dict[str, Any]:
 
 
 def known(document: Document, where: Where, name: object, predicates: Mapping[str, object]) -> str:
-    """`name`, if it is that of a predicate. Raises: TaskError with the nearest."""
+    """`name`, if it is that of a predicate or built in. Raises: TaskError with the nearest."""
     if not isinstance(name, str):
         raise TaskError(f"{document.at(where)}  expected the name of one predicate, not `{name}`.")
-    if name not in predicates and name != ANY_EVENT:
+    if name not in predicates and name not in (ANY_EVENT, RECORD_START, RECORD_END):
         raise TaskError(
             f"{document.at(where)}  `{name}` is not a predicate of this task.{closest(name, list(predicates))}"
         )
     return name
+
+
+def timed(document: Document, where: Where, name: object, predicates: Mapping[str, object]) -> str:
+    """`name`, if it is that of a predicate with times. Raises: TaskError if it is a patient's trait."""
+    found = known(document, where, name, predicates)
+    if getattr(predicates.get(found), "static", False):
+        raise TaskError(
+            f"{document.at(where)}  `{found}` is static: it says whom the task is about and has no time. Use it alone, "
+            "or in an `expr`."
+        )
+    return found
 
 
 def true_or_false(document: Document, where: Where, value: object) -> bool:
@@ -66,12 +84,31 @@ def true_or_false(document: Document, where: Where, value: object) -> bool:
     return value
 
 
-def _predicate(document: Document, name: str) -> Plain | Derived:
-    where: Where = ("predicates", name)
-    value = document.value["predicates"][name]
-    check_keys(document, where, value, _KEYS, TaskError)
+def _predicate(document: Document, where: Where) -> Plain | Derived:
+    value = document.value[where[0]][where[1]]
+    # as es-aces does: any other key is a column of the events, unless it looks like a slip of the pen
+    columns = {key for key in value if not closest(str(key), _KEYS)} if isinstance(value, dict) else set()
+    check_keys(document, where, value, _KEYS | columns, TaskError)
     if "expr" in value:
         return _expression(document, where, value)
+    return replace(_plain(document, where, value), **_others(document, where, value))
+
+
+def _others(document: Document, where: Where, value: Mapping[str, Any]) -> dict[str, Any]:
+    """What a plain predicate says of other columns, and whether it is static."""
+    given = value.get(_OTHER) or {}
+    found = {key: value[key] for key in value if key not in _KEYS | {_OTHER}}
+    if not isinstance(given, dict) or not all(
+        isinstance(one, str | int | float) for one in [*given.values(), *found.values()]
+    ):
+        raise TaskError(
+            f"{document.at(where)}  expected columns with the value each must have: {{unit: mg/dL}}."
+        )
+    static = true_or_false(document, (*where, "static"), value.get("static", False))
+    return {"columns": tuple(sorted((found | given).items())), "static": static}
+
+
+def _plain(document: Document, where: Where, value: Mapping[str, Any]) -> Plain:
     code = value.get("code")
     if isinstance(code, dict):
         check_keys(document, (*where, "code"), code, {"regex", "any"}, TaskError)
@@ -90,12 +127,13 @@ def _predicate(document: Document, name: str) -> Plain | Derived:
 
 def _expression(document: Document, where: Where, value: Mapping[str, Any]) -> Derived:
     match = re.fullmatch(r"\s*(and|or)\s*\(\s*(\w+(?:\s*,\s*\w+)+)\s*\)\s*", str(value["expr"]))
-    if len(value) > 1 or not match:
+    if value.keys() - {"expr", "static"} or not match:
         raise TaskError(
             f"{document.at(where)}  `expr` must stand alone and be like or(discharge, death): two or more "
             "predicates, no expression within another."
         )
-    return Derived(match[1], tuple(part.strip() for part in match[2].split(",")))
+    static = true_or_false(document, (*where, "static"), value.get("static", False))
+    return Derived(match[1], tuple(part.strip() for part in match[2].split(",")), static)
 
 
 def _regex(document: Document, where: Where, pattern: object) -> str:

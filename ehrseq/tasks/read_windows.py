@@ -8,7 +8,7 @@ from typing import Literal
 from ehrseq.core.errors import TaskError, closest
 from ehrseq.core.yaml_lines import Document, Where, check_keys
 from ehrseq.tasks.language import RECORD_END, RECORD_START, TRIGGER, Endpoint, Window
-from ehrseq.tasks.read_predicates import known, names_in, true_or_false
+from ehrseq.tasks.read_predicates import names_in, timed, true_or_false
 
 type Side = Literal["start", "end"]
 
@@ -73,7 +73,7 @@ def _window(document: Document, name: str, predicates: Mapping[str, object]) -> 
         start_inclusive=true_or_false(document, (*where, "start_inclusive"), value["start_inclusive"]),
         end_inclusive=true_or_false(document, (*where, "end_inclusive"), value["end_inclusive"]),
         has={
-            known(document, (*where, "has"), one, predicates): _count(document, (*where, "has", one), bounds)
+            timed(document, (*where, "has"), one, predicates): _count(document, (*where, "has", one), bounds)
             for one, bounds in has.items()
         },
     )
@@ -99,11 +99,9 @@ def _tied(document: Document, where: Where, start: Endpoint, end: Endpoint) -> N
 
 
 def _count(document: Document, where: Where, bounds: object) -> tuple[int | None, int | None]:
-    match = re.fullmatch(r"\(\s*(None|\d+)\s*,\s*(None|\d+)\s*\)", str(bounds))
-    least, most = (
-        (None if text == "None" else int(text) for text in match.groups()) if match else (None, None)
-    )
-    if (least is None and most is None) or (least is not None and most is not None and most < least):
+    match = re.fullmatch(r"\(\s*(None|\d*)\s*,\s*(None|\d*)\s*\)", str(bounds))
+    least, most = (int(text) if text.isdigit() else None for text in match.groups()) if match else (1, 0)
+    if least is not None and most is not None and most < least:
         raise TaskError(f'{document.at(where)}  is `{bounds}`, expected "(least, most)" as in "(1, None)".')
     return least, most
 
@@ -125,9 +123,13 @@ def _endpoint(document: Document, window: str, side: str, predicates: Mapping[st
         )
     reference, operator, what = _moment(document, where, match[1]), match[2], match[3]
     if operator in ("->", "<-"):
-        bound = known(document, where, what, predicates)
-        return Endpoint(reference, predicate=bound, backward=operator == "<-")
-    offset = _duration(document, where, what) if operator else timedelta(0)
+        bound, backward = timed(document, where, what, predicates), operator == "<-"
+        if bound == (RECORD_END if backward else RECORD_START):
+            raise TaskError(
+                f"{document.at(where)}  nothing comes {'after' if backward else 'before'} `{bound}`."
+            )
+        return Endpoint(reference, predicate=bound, backward=backward)
+    offset = duration(document, where, what) if operator else timedelta(0)
     return Endpoint(reference, -offset if operator == "-" else offset)
 
 
@@ -141,8 +143,9 @@ def _moment(document: Document, where: Where, text: str) -> str:
     return f"{where[1]}.{text}" if text in ("start", "end") else text
 
 
-def _duration(document: Document, where: Where, text: str) -> timedelta:
-    """Read `24h`, `1d 12h`, `30 days`. A month has no fixed length and is refused."""
+def duration(document: Document, where: Where, text: str) -> timedelta:
+    """Read `24h`, `1d 12h`, `30 days`, `1 day, 14:20:16`. A month has no fixed length and is refused."""
+    text = re.sub(r"\b(\d+):(\d\d):(\d\d)\b", r"\1h \2m \3s", text)
     seconds = 0.0
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text)
     rest = re.sub(r"\d+(?:\.\d+)?\s*[a-z]+|[\s,]", "", text)

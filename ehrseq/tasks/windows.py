@@ -6,6 +6,7 @@ differences of running sums, found with as-of joins: no loop over patients or ev
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import polars as pl
@@ -18,6 +19,7 @@ from ehrseq.tasks.language import (
     Derived,
     Endpoint,
     Plain,
+    Repeat,
     Task,
     Window,
 )
@@ -30,25 +32,41 @@ def candidates(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Moments [subject_id, time, one UInt32 count a predicate], and candidates [subject_id, trigger]; both sorted.
 
-    `events` must hold each subject's first and last event if the task asks where the record starts or ends.
+    `events` (with those without a time) must hold each subject's first and last event if the task asks where the
+    record starts or ends. Patients without the task's static traits are no candidates.
     """
-    flags = [
-        _holds(one, codes[name]).alias(name)
-        for name, one in task.predicates.items()
-        if isinstance(one, Plain)
-    ]
+    plain = {name: one for name, one in task.predicates.items() if isinstance(one, Plain)}
     moments = (
-        events.with_columns(*flags)
+        events.lazy()
+        .select(SUBJECT, TIME, *(_holds(one, codes[name]).alias(name) for name, one in plain.items()))
         .group_by(SUBJECT, TIME)
-        .agg(pl.col(*codes).sum())
+        .agg(pl.col(*plain).sum())
         .sort(SUBJECT, TIME)
-        .with_columns(pl.lit(1, pl.UInt32).alias(ANY_EVENT), *_edges())
+        .collect()
+    )
+    traits, moments = moments.filter(pl.col(TIME).is_null()), moments.filter(pl.col(TIME).is_not_null())
+    moments = moments.with_columns(pl.lit(1, pl.UInt32).alias(ANY_EVENT), *_edges())
+    moments = moments.with_columns(pl.lit(1, pl.UInt32).alias(name) for name in task.static if name in plain)
+    traits = traits.with_columns(
+        pl.lit(0, pl.UInt32).alias(name) for name in (ANY_EVENT, RECORD_START, RECORD_END)
     )
     for name, one in task.predicates.items():
         if isinstance(one, Derived):
             moments = moments.with_columns(_combined(one).alias(name))
+            traits = traits.with_columns(_combined(one).alias(name))
     rows = moments.filter(pl.col(task.trigger) > 0).select(SUBJECT, pl.col(TIME).alias(TRIGGER))
+    if task.static:
+        able = traits.filter(pl.all_horizontal(pl.col(name) > 0 for name in task.static))
+        rows = rows.join(able.select(SUBJECT), on=SUBJECT, how="semi", maintain_order="left")
     return moments, rows
+
+
+def repeated(rows: pl.DataFrame, moments: pl.DataFrame, repeat: Repeat) -> pl.DataFrame:
+    """Candidates at the trigger and every so often after it, before the next `until`; none where it never comes."""
+    ends = moments.filter(pl.col(repeat.until) > 0).select(SUBJECT, TIME, pl.col(TIME).alias("_until"))
+    rows = _asof(rows, ends, TRIGGER, strategy="forward", exact=False).filter(pl.col("_until").is_not_null())
+    times = pl.datetime_ranges(TRIGGER, pl.col("_until"), interval=repeat.every, closed="left")
+    return rows.select(SUBJECT, times.alias(TRIGGER)).explode(TRIGGER).unique().sort(SUBJECT, TRIGGER)
 
 
 def _edges() -> tuple[pl.Expr, pl.Expr]:
@@ -68,6 +86,8 @@ def _holds(predicate: Plain, codes: Sequence[str]) -> pl.Expr:
     if predicate.at_most is not None:
         bound = pl.lit(predicate.at_most, pl.Float32)
         holds &= (value <= bound) if predicate.most_inclusive else (value < bound)
+    for column, wanted in predicate.columns:
+        holds &= pl.col(column) == pl.lit(wanted)
     return holds.fill_null(False)
 
 
@@ -79,7 +99,7 @@ def _combined(derived: Derived) -> pl.Expr:
 
 
 def lay_out(task: Task, moments: pl.DataFrame, rows: pl.DataFrame) -> tuple[pl.DataFrame, Counter[str]]:
-    """Add a column for each endpoint and `label`, the label's count; returns who stayed, and why others left."""
+    """Add a column for each endpoint and `label.<predicate>`, its count; returns who stayed, and why others left."""
     left: Counter[str] = Counter()
     placed: set[str] = set()
     for name in task.endpoints:
@@ -92,12 +112,28 @@ def lay_out(task: Task, moments: pl.DataFrame, rows: pl.DataFrame) -> tuple[pl.D
         placed.add(name)
         if {f"{window}.start", f"{window}.end"} <= placed:
             rows = _check(rows, moments, task.windows[window], left)
-    rows = (
-        rows.with_columns(label=pl.lit(0))
-        if rows.is_empty()
-        else _count(rows, moments, task.windows[task.label[0]], task.label[1], "label")
-    )
-    return rows, left
+    window, predicates = task.label
+    return _count(rows, moments, task.windows[window], predicates, "label."), left
+
+
+def visible_outcomes(task: Task, moments: pl.DataFrame, rows: pl.DataFrame) -> dict[str, tuple[int, int]]:
+    """By label: true labels with an event of it in the label's window that is visible at the prediction; at the same
+    time as the prediction, within the window or not. What `ehrseq.tasks.audit` judges."""
+    window, names = task.windows[task.label[0]], task.label[1]
+    upto = rows.with_columns(pl.min_horizontal(task.index, f"{window.name}.end").alias(f"{window.name}.end"))
+    inclusive = replace(window, end_inclusive=True)
+    early = _count(upto, moments, inclusive, names, "early.")
+    now = rows.join(
+        moments.select(SUBJECT, TIME, *(pl.col(name).alias(f"now.{name}") for name in names)),
+        left_on=[SUBJECT, task.index], right_on=[SUBJECT, TIME], how="left", maintain_order="left",
+    )  # fmt: skip
+    found = {}
+    for name in names:
+        true = rows[f"label.{name}"] > 0
+        found[name] = tuple(
+            int((true & (side > 0)).sum() or 0) for side in (early[f"early.{name}"], now[f"now.{name}"])
+        )
+    return found  # type: ignore[return-value]
 
 
 def _absent(endpoint: Endpoint) -> str:
@@ -145,7 +181,9 @@ def _asof(
 
 def _check(rows: pl.DataFrame, moments: pl.DataFrame, window: Window, left: Counter[str]) -> pl.DataFrame:
     for predicate, (least, most) in window.has.items():
-        rows = _count(rows, moments, window, predicate, "_n")
+        if least is None and most is None:
+            continue
+        rows = _count(rows, moments, window, [predicate], "_n.").rename({f"_n.{predicate}": "_n"})
         enough = rows.filter(pl.col("_n") >= (least or 0))
         left[f"{window.name}: too few {predicate}"] += rows.height - enough.height
         rows = enough if most is None else enough.filter(pl.col("_n") <= most)
@@ -157,14 +195,24 @@ def _check(rows: pl.DataFrame, moments: pl.DataFrame, window: Window, left: Coun
 
 
 def _count(
-    rows: pl.DataFrame, moments: pl.DataFrame, window: Window, predicate: str, alias: str
+    rows: pl.DataFrame, moments: pl.DataFrame, window: Window, predicates: Sequence[str], prefix: str
 ) -> pl.DataFrame:
-    """Column `alias`: events of `predicate` within the window, never below 0."""
+    """Columns `<prefix><predicate>`: events of each predicate within the window, never below 0."""
     running = moments.select(
-        SUBJECT, TIME, pl.col(predicate).cast(pl.Int64).cum_sum().over(SUBJECT).alias("_sum")
-    )
+        SUBJECT, TIME, pl.col(*predicates).cast(pl.Int64).cum_sum()
+    )  # over all: differences count
+    first = running.group_by(SUBJECT, maintain_order=True).first().drop(TIME)
+    own = moments.group_by(SUBJECT, maintain_order=True).first().select(pl.col(*predicates).cast(pl.Int64))
+    before = first.select(SUBJECT, *(pl.col(name) - own[name] for name in predicates))
+    base = rows.select(SUBJECT).join(before, on=SUBJECT, how="left", maintain_order="left")
+    totals = []
     for side, exact in (("start", not window.start_inclusive), ("end", window.end_inclusive)):
-        rows = _asof(rows, running, f"{window.name}.{side}", strategy="backward", exact=exact)
-        rows = rows.rename({"_sum": f"_{side}"})
-    count = pl.col("_end").fill_null(0) - pl.col("_start").fill_null(0)
-    return rows.with_columns(count.clip(lower_bound=0).alias(alias)).drop("_start", "_end")
+        sought = rows.select(SUBJECT, TRIGGER, f"{window.name}.{side}")
+        found = _asof(sought, running, f"{window.name}.{side}", strategy="backward", exact=exact)
+        totals.append(found)
+    start, end = totals
+    counts = [
+        (end[name].fill_null(base[name]) - start[name].fill_null(base[name])).clip(0).alias(f"{prefix}{name}")
+        for name in predicates
+    ]
+    return rows.with_columns(counts)

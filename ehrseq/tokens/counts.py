@@ -17,7 +17,7 @@ from ehrseq.timeline.schema import Event
 from ehrseq.tokens import text
 from ehrseq.tokens.backoff import ladder
 from ehrseq.tokens.packing import SPLITS, ranges
-from ehrseq.tokens.shards import NOTE, encode, finite_values, read_events, read_splits
+from ehrseq.tokens.shards import NOTE, TimelineShard, encode, finite_values, read_events, read_splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class CountJob:
     """Count one shard of a timeline; of a note, the first `note_words` words."""
 
     timeline: Path
-    shard: Path
+    shard: TimelineShard
     note_words: int
 
 

@@ -19,7 +19,7 @@ from ehrseq.core.files import sha256_file, storage_errors
 from ehrseq.core.hashing import content_hash
 from ehrseq.core.manifest import Account, Input
 from ehrseq.core.schema import Nullable, Required, Schema
-from ehrseq.tokens.packing import Examples, Ints
+from ehrseq.tokens.packing import Examples, Ints, count_until
 from ehrseq.tokens.store import TokenStore
 
 
@@ -117,18 +117,10 @@ def place_labels(store: TokenStore, labels: pl.DataFrame) -> tuple[pl.DataFrame,
 def visible_tokens(store: TokenStore, subject: Ints, time: ArrayLike) -> Ints:
     """Number of tokens of subjects [n] (indices) with time <= `time` [n] (microseconds): [n] int64.
 
-    Static tokens carry the subject's first time, so they are visible once anything is. One binary search for all
-    labels together: as many steps as the longest subject needs, each on whole arrays.
+    Static tokens carry the subject's first time, so they are visible once anything is.
     """
     first = np.asarray(store.offsets[subject], np.int64)
-    low, high = first.copy(), np.asarray(store.offsets[subject + 1], np.int64)
-    limit = np.asarray(time, np.int64)
-    while (searching := np.flatnonzero(low < high)).size:
-        middle = (low[searching] + high[searching]) // 2
-        seen = store.time[middle] <= limit[searching]
-        low[searching] = np.where(seen, middle + 1, low[searching])
-        high[searching] = np.where(seen, high[searching], middle)
-    return low - first
+    return count_until(store.time, first, store.offsets[subject + 1], np.asarray(time, np.int64))
 
 
 def save_examples(path: Path, examples: Examples) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehrseq.core.errors import TokenError
-from ehrseq.tokens.packing import Examples, Ints, Packing, Rows, plan_windows, ranges
+from ehrseq.tokens.packing import Examples, Ints, Packing, Rows, Windows, count_until, plan_windows, ranges
 
 if TYPE_CHECKING:
     from ehrseq.tokens.store import TokenStore
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Batch = dict[str, NDArray[Any]]
 
 _US_PER_DAY = 86_400_000_000.0
-_NEVER = np.iinfo(np.int64).max
 _UNKNOWN_BIRTH = np.iinfo(np.int64).min
+LONGEST_ROW = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,8 @@ class Loader:
     ) -> None:
         if row_length < context:
             raise TokenError(f"row_length {row_length} is shorter than context {context}.")
+        if row_length > LONGEST_ROW:
+            raise TokenError(f"row_length {row_length}, at most {LONGEST_ROW} are possible.")
         if batch_rows % hosts or not 0 <= host < hosts:
             raise TokenError(
                 f"batch_rows {batch_rows} must divide by hosts {hosts}, and host {host} be below it."
@@ -81,6 +83,7 @@ class Loader:
         self._field = {name: np.asarray(getattr(store, name)) for name in names}
         self._examples = examples
         self._windows = plan_windows(examples, rows, store.offsets, context)
+        self._origin = _origins(self._field["time"], self._windows, self._field["birth"])
         labels = np.diff(self._windows.offsets)
         self._packing = Packing(self._windows.length, labels, row_length, row_labels)
         self._row_length, self._batch_rows, self._shuffle = row_length, batch_rows, shuffle
@@ -116,50 +119,62 @@ class Loader:
 
     def _batch(self, plan: Rows, row: int) -> Batch:
         mine = np.arange(row + self._host, min(row + self._batch_rows, len(plan)), self._hosts)
-        slots_per_row = plan.offsets[mine + 1] - plan.offsets[mine]
-        slots = ranges(plan.offsets[mine], slots_per_row)
+        windows_per_row = plan.offsets[mine + 1] - plan.offsets[mine]
+        slots = ranges(plan.offsets[mine], windows_per_row)
         window, column = plan.window[slots], plan.column[slots]
-        local_row = np.repeat(np.arange(len(mine)), slots_per_row)
-        segment = ranges(np.ones(len(mine), np.int64), slots_per_row)
-        start = local_row * self._row_length + column
-        batch, anchor = self._tokens(window, start, segment)
-        return batch | self._labels(window, local_row, column, anchor)
+        local_row = np.repeat(np.arange(len(mine)), windows_per_row)
+        empty = np.zeros(self._batch_rows // self._hosts - len(mine), np.int64)
+        return self._tokens(window, np.append(windows_per_row, empty)) | self._labels(
+            window, local_row, column
+        )
 
-    def _tokens(self, window: Ints, start: Ints, segment: Ints) -> tuple[Batch, Ints]:
-        """Copy the windows to flat places `start` [n]; also the time origin [n] of each, in microseconds."""
-        lengths, shape = self._windows.length[window], (self._batch_rows // self._hosts, self._row_length)
-        ends = np.cumsum(lengths)
-        starts = ends - lengths
-        source = ranges(self._windows.start[window], lengths)
-        place = ranges(start, lengths)
-        birth = self._field["birth"][self._windows.subject[window]]
-        time = self._field["time"][source]
-        births = np.repeat(birth, lengths)
-        moved = np.where(time > births, time, _NEVER)
-        anchor = np.minimum.reduceat(moved, starts) if len(starts) else starts
-        anchor = np.where(anchor == _NEVER, time[starts], anchor)
-        age = np.where(births == _UNKNOWN_BIRTH, np.nan, (time - births) / _US_PER_DAY)
+    def _tokens(self, window: Ints, windows_per_row: Ints) -> Batch:
+        """Copy windows, those of the first row first, into rows; what is left of a row is a block of padding."""
+        rows, width = len(windows_per_row), self._row_length
+        padding = np.cumsum(windows_per_row + 1) - 1  # blocks: the windows of a row, then its padding
+        block = np.delete(np.arange(len(window) + rows), padding)
 
-        def put(values: NDArray[Any], dtype: type, empty: float = 0) -> NDArray[Any]:
-            out: NDArray[Any] = np.full(shape, empty, dtype)
-            out.reshape(-1)[place] = values
+        def blocks(of_window: NDArray[Any], of_padding: Any) -> NDArray[Any]:
+            out: NDArray[Any] = np.empty(len(window) + rows, of_window.dtype)
+            out[block], out[padding] = of_window, of_padding
             return out
 
-        batch = {
-            name: put(self._field[name][source], np.int32) for name in ("code", "bin", "unit", "modality")
-        }
-        batch["value"] = put(self._field["value"][source], np.float32, np.nan)
-        since = np.maximum(time - np.repeat(anchor, lengths), 0) / _US_PER_DAY
-        batch["time"] = put(since, np.float32)
-        batch["age"] = put(age, np.float32, np.nan)
-        batch["segment"] = put(np.repeat(segment, lengths), np.int32)
-        batch["position"] = put(np.arange(len(source)) - np.repeat(starts, lengths), np.int32)
-        segment_of = np.repeat(np.arange(len(window)), lengths)
-        before, after = _same_code(segment_of, self._field["code"][source], place % self._row_length)
-        batch["before"], batch["after"] = put(before, np.int32, -1), put(after, np.int32, self._row_length)
-        return batch, anchor
+        filled = np.bincount(np.repeat(np.arange(rows), windows_per_row), self._windows.length[window], rows)
+        length = blocks(self._windows.length[window], width - filled.astype(np.int64))
+        begin = np.cumsum(length) - length
+        place = np.arange(rows * width)
+        source = place + np.repeat(blocks(self._windows.start[window], 0) - begin, length)
+        tail = ranges(begin[padding], length[padding])
 
-    def _labels(self, window: Ints, local_row: Ints, column: Ints, anchor: Ints) -> Batch:
+        def finish(values: NDArray[Any], dtype: type, empty: float = 0) -> NDArray[Any]:
+            out: NDArray[Any] = values.astype(dtype, copy=False)
+            out[tail] = empty
+            return out.reshape(rows, width)
+
+        def take(name: str) -> NDArray[Any]:
+            taken: NDArray[Any] = np.take(self._field[name], source, mode="clip")  # "clip": unchecked, faster
+            return taken
+
+        birth = self._field["birth"][self._windows.subject[window]]
+        day = np.where(birth == _UNKNOWN_BIRTH, np.nan, _US_PER_DAY)
+        time = take("time")
+        since = np.maximum(time - np.repeat(blocks(self._origin[window], 0), length), 0) / _US_PER_DAY
+        age = (time - np.repeat(blocks(birth, 0), length)) / np.repeat(blocks(day, np.nan), length)
+        segment = ranges(np.ones(rows, np.int64), windows_per_row + 1).astype(np.int32)
+        batch = {name: finish(take(name), np.int32) for name in ("code", "bin", "unit", "modality")}
+        batch |= {
+            "value": finish(take("value"), np.float32, np.nan),
+            "time": finish(since, np.float32),
+            "age": finish(age, np.float32, np.nan),
+            "segment": finish(np.repeat(segment, length), np.int32),
+            "position": finish(place - np.repeat(begin, length), np.int32),
+        }
+        before, after = _same_code(batch["segment"], batch["code"])
+        batch["before"] = finish(before.reshape(-1), np.int32, -1)
+        batch["after"] = finish(after.reshape(-1), np.int32, width)
+        return batch
+
+    def _labels(self, window: Ints, local_row: Ints, column: Ints) -> Batch:
         first = self._windows.offsets[window]
         counts = self._windows.offsets[window + 1] - first
         entry = ranges(first, counts)
@@ -169,7 +184,7 @@ class Loader:
         per_row = np.bincount(row, minlength=shape[0])
         seat = np.arange(len(entry)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
         value = self._examples.value[label]
-        asked = self._examples.prediction_time[label] - np.repeat(anchor, counts)
+        asked = self._examples.prediction_time[label] - np.repeat(self._origin[window], counts)
 
         def put(values: NDArray[Any], dtype: type, empty: float = 0) -> NDArray[Any]:
             out: NDArray[Any] = np.full(shape, empty, dtype)
@@ -186,17 +201,32 @@ class Loader:
         }
 
 
-def _same_code(segment: Ints, code: NDArray[Any], column: Ints) -> tuple[Ints, Ints]:
-    """Columns of the previous and the next event with the same segment and code; all arguments [n].
+def _origins(time: NDArray[np.int64], windows: Windows, birth: NDArray[np.int64]) -> Ints:
+    """Microseconds [W] from which the time of a window counts: its first event after birth, else its first."""
+    last = windows.start + windows.length - 1
+    moved = windows.start + count_until(time, windows.start, last + 1, birth[windows.subject])
+    return np.asarray(time[np.where(moved <= last, moved, windows.start)], np.int64)
 
-    >>> before, after = _same_code(np.array([0, 0, 0]), np.array([7, 8, 7]), np.array([0, 1, 2]))
+
+def _same_code(segment: NDArray[np.int32], code: NDArray[np.int32]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Columns of the previous and the next event with the same segment and code; all [B, T], T up to LONGEST_ROW.
+
+    The column is the low end of the sorted number: sorting numbers is several times faster than sorting their order.
+
+    >>> before, after = _same_code(np.ones((1, 3), np.int32), np.array([[7, 8, 7]], np.int32))
     >>> before.tolist(), after.tolist()
-    ([-1, -1, 0], [2, 1073741824, 1073741824])
+    ([[-1, -1, 0]], [[2, 3, 3]])
     """
-    key = segment.astype(np.int64) << 32 | code.astype(np.int64)
-    order = np.argsort(key, kind="stable")
-    same = key[order[1:]] == key[order[:-1]]
-    earlier, later = order[:-1][same], order[1:][same]
-    before, after = np.full(len(key), -1), np.full(len(key), 1 << 30)
-    before[later], after[earlier] = column[earlier], column[later]
+    rows, width = code.shape
+    bits = np.uint64((width - 1).bit_length())
+    key = (segment.astype(np.uint64) << np.uint64(31) | code.astype(np.uint64)) << bits
+    key |= np.arange(width, dtype=np.uint64)
+    key.sort(axis=1)
+    column = (key & np.uint64((1 << int(bits)) - 1)).astype(np.int32)
+    key >>= bits
+    same = key[:, 1:] == key[:, :-1]
+    place = column + np.arange(0, rows * width, width)[:, None]
+    before, after = np.full((rows, width), -1, np.int32), np.full((rows, width), width, np.int32)
+    before.reshape(-1)[place[:, 1:]] = np.where(same, column[:, :-1], -1)
+    after.reshape(-1)[place[:, :-1]] = np.where(same, column[:, 1:], width)
     return before, after

@@ -195,6 +195,23 @@ def ranges(starts: Ints, lengths: Ints) -> Ints:
     return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
 
 
+def count_until(time: Ints, first: Ints, stop: Ints, limit: Ints) -> Ints:
+    """How many of the sorted `time[first:stop]` are not after `limit`, for n slices: all arguments but time [n].
+
+    One binary search for all slices together: as many steps as the longest needs, each on whole arrays.
+
+    >>> count_until(np.array([1, 3, 3, 9]), np.array([0, 1]), np.array([4, 4]), np.array([3, 0])).tolist()
+    [3, 0]
+    """
+    low, high = np.array(first, np.int64), np.array(stop, np.int64)
+    while (searching := np.flatnonzero(low < high)).size:
+        middle = (low[searching] + high[searching]) // 2
+        seen = time[middle] <= limit[searching]
+        low[searching] = np.where(seen, middle + 1, low[searching])
+        high[searching] = np.where(seen, high[searching], middle)
+    return low - first
+
+
 def _patterns(lengths: Ints, labels: Ints, space: int, capacity: int) -> Iterable[tuple[list[int], int]]:
     """Yield (lengths of one row, number of such rows) until every window has a slot."""
     present, counts = np.unique(lengths, return_counts=True)

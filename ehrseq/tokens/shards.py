@@ -8,6 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ehrseq.core.errors import SchemaError, TokenError
+from ehrseq.core.files import sha256_file
 from ehrseq.core.manifest import read_manifest
 from ehrseq.timeline.schema import Event
 from ehrseq.tokens.packing import SPLITS
@@ -32,6 +33,7 @@ class TimelineShard:
 
     number: int
     path: Path
+    sha256: str
 
 
 def timeline_shards(timeline: Path) -> list[TimelineShard]:
@@ -52,7 +54,7 @@ def timeline_shards(timeline: Path) -> list[TimelineShard]:
             raise TokenError(f"{path}: missing, but the manifest lists it. Make the timeline again.")
         if not path.stem.isdecimal():
             raise TokenError(f"{path}: expected a bucket's number for a name, such as 0007.parquet.")
-        found.append(TimelineShard(int(path.stem), path))
+        found.append(TimelineShard(int(path.stem), path, shard.sha256))
     return sorted(found, key=lambda shard: shard.number)
 
 
@@ -76,11 +78,17 @@ def read_splits(timeline: Path) -> pl.DataFrame:
     return table.with_columns(pl.col("split").replace_strict(number, return_dtype=pl.Int8))
 
 
-def read_events(path: Path) -> pl.DataFrame:
+def read_events(shard: TimelineShard) -> pl.DataFrame:
     """The columns of a shard that become tokens, rows as they stand; units without spaces around them.
 
-    Raises: SchemaError for a wrong column; TokenError if rows are not sorted by subject and time, null first.
+    Raises: SchemaError for a wrong column; TokenError if the file is not the one that the manifest lists, or rows are
+    not sorted by subject and time, null first.
     """
+    path = shard.path
+    if sha256_file(path) != shard.sha256:
+        raise TokenError(
+            f"{path}: sha256 differs from the manifest: damaged or replaced. Make the timeline again."
+        )
     Event.check(pl.scan_parquet(path))
     events = pl.read_parquet(path, columns=_COLUMNS)
     if not _is_sorted(events):

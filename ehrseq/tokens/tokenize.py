@@ -115,7 +115,7 @@ def _keep_books(build: Build, entry: dict[str, Any], made: list[_Made], vocabula
 
 def _tokenize_shard(job: _Job) -> _Made:
     vocabulary = _vocabulary(job.vocabulary, job.vocabulary_sha256)
-    events = read_events(job.shard.path)
+    events = read_events(job.shard)
     arrays, counts = tokens_of(events, vocabulary, read_splits(job.timeline), job.shard.number)
     with storage_errors(job.part):
         save_part(job.part, arrays)

@@ -142,7 +142,7 @@ def fit_vocabulary(timeline: Path, config: VocabularyConfig | None = None, *, wo
     Raises: TokenError if `timeline` is not one, or nothing is kept.
     """
     config = config or VocabularyConfig()
-    jobs = [CountJob(timeline, shard.path, config.note_words) for shard in timeline_shards(timeline)]
+    jobs = [CountJob(timeline, shard, config.note_words) for shard in timeline_shards(timeline)]
     counts = Counts.sum(run_tasks(count_shard, jobs, workers=workers, what="vocabulary"))
     enough = pl.col("patients") >= config.min_patients
     codes = (*RESERVED, *_kept_names(counts.names.filter(enough), config.max_words))

@@ -20,6 +20,7 @@ SHORT = {
     "PART": "Encounter.part.start//text//Medicine",
     "URGENT": "Encounter.priority//ActPriority//EM",
     "ELECTIVE": "Encounter.priority//ActPriority//EL",
+    "ICU": "Encounter.part.start//mimic-careunit//Medical Intensive Care Unit (MICU)",
 }
 
 

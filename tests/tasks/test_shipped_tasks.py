@@ -20,10 +20,17 @@ CODES = {
     "ER_END": "Encounter.end//ActCode//EMER",
     "URGENT": "Encounter.priority//ActPriority//EM",
     "ELECTIVE": "Encounter.priority//ActPriority//EL",
+    "ICU": "Encounter.part.start//mimic-careunit//Medical Intensive Care Unit (MICU)",
+    "CREATININE": "Observation.interpretation//LOINC//2160-0//H",
+    "POTASSIUM": "Observation.interpretation//LOINC//2823-3//L",
 }
 # so that every task has labels of both kinds: not looked at
 _SICK = [("2019-01-01 08:00", "IN", None), ("2019-01-12 08:00", "DEAD", 11.0)]
 _WELL = [("2019-01-01 08:00", "IN", None), ("2019-01-04 08:00", "OUT", 3.0)]
+_WORSE = [("2019-01-01 08:00", "IN", None), ("2019-01-02 18:00", "ICU", None)]
+_WORSE += [("2019-01-02 18:00", code, None) for code in ("CREATININE", "POTASSIUM")]
+_WORSE += [("2019-01-04 08:00", f"Condition//ICD-10-CM//{code}", None) for code in ("I10", "J18", "L89")]
+_WORSE += [("2019-01-04 08:00", "OUT", 3.0)]
 _BACK = [*_WELL, ("2019-01-10 08:00", "IN", None), ("2019-01-10 08:00", "URGENT", None)]
 
 
@@ -47,12 +54,15 @@ def cases():
 def test_case(tmp_path: Path, task: str, case: dict):
     events = [(time, code, *([*rest, None][:1])) for time, code, *rest in case["events"]]
     rows = story(1, events, case.get("born", "1970-01-01"))
-    for subject, others in ((2, _SICK), (3, _WELL), (4, _BACK)):
+    for subject, others in ((2, _SICK), (3, _WELL), (4, _BACK), (5, _WORSE)):
         rows += story(subject, others)
     made = label(task, timeline(tmp_path / "timeline", rows), tmp_path / "labels").out
-    labels = pl.read_parquet(made / "data/*.parquet").filter(subject_id=1)
-    expected = [(moment(time), value) for time, value in case["labels"]]
-    assert labels.select("prediction_time", "boolean_value").rows() == expected
+    several = case["labels"] if isinstance(case["labels"], dict) else {None: case["labels"]}
+    for name, wanted in several.items():
+        folder = made / f"{task}.{name}" if name else made
+        labels = pl.read_parquet(folder / "data/*.parquet").filter(subject_id=1)
+        expected = [(moment(time), value) for time, value in wanted]
+        assert labels.select("prediction_time", "boolean_value").rows() == expected, name
 
 
 def test_every_task_has_cases_and_says_what_it_is():

@@ -4,13 +4,14 @@ from datetime import datetime
 from pathlib import Path
 
 import meds
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from events_folder import timeline
+from events_folder import Row, timeline
 
 from ehrseq.core.errors import SchemaError, TaskError
 from ehrseq.tasks.definition import load_task
-from ehrseq.tasks.extract import DegenerateTaskError, label
+from ehrseq.tasks.extract import DegenerateTaskError, label, label_folders
 
 GOOD = """\
 predicates:
@@ -41,6 +42,9 @@ def written(folder: Path, text: str) -> Path:
         ("admission: {code: IN}", "admission: {cod: IN}", 2, 'unknown key `cod`. Closest: "code"'),
         ("admission: {code: IN}", "admission: {}", 2, "needs `code`"),
         ('"^OUT"', '"(OUT"', 3, "is not a regular expression"),
+        ("{code: IN}", "{code: IN, vale_min: 3}", 2, 'unknown key `vale_min`. Closest: "value_min"'),
+        ("{code: IN}", "{code: IN, static: true}", 6, "`admission` is static"),
+        ("start -> left", "start -> _RECORD_START", 10, "nothing comes before `_RECORD_START`"),
         ("or(discharge, death)", "not(death)", 5, "must stand alone and be like or(discharge, death)"),
         ("or(discharge, death)", "or(discharge, left)", 1, "left are defined by each other"),
         ("or(discharge, death)", "or(dischrge, death)", 5,
@@ -83,6 +87,7 @@ def test_codes_that_the_timeline_does_not_have(tmp_path: Path):
 def test_labels_of_one_kind_are_an_error_that_tells_the_flow(tmp_path: Path):
     rows = [(n, datetime(2020, 1, 1), "IN", None) for n in range(5)]
     rows += [(n, datetime(2020, 1, 1 + n), "OUT", None) for n in range(1, 5)]
+    rows += [(9, datetime(2020, 1, 1), "DEAD", None)]
     made = timeline(tmp_path / "timeline", rows)
     with pytest.raises(DegenerateTaskError) as error:
         label(written(tmp_path, GOOD), made, tmp_path / "labels")
@@ -90,6 +95,76 @@ def test_labels_of_one_kind_are_an_error_that_tells_the_flow(tmp_path: Path):
     assert "gap: has left 1" in str(error.value)
     assert "no left after target.start 1" in str(error.value)
     assert not (tmp_path / "labels").exists()
+
+
+def grown(folder: Path, extra: str = "", **replaced: str) -> tuple[Path, Path]:
+    """GOOD with parts replaced, and a ward: women 1 to 4, men 5 and 6, nobody knows of 7 and 8; odd ones die."""
+    rows: list[Row] = []
+    for n in range(1, 9):
+        rows += [
+            (n, datetime(2020, 1, 1), "IN", None),
+            (n, datetime(2020, 1, 9), "DEAD" if n % 2 else "OUT", None),
+        ]
+        rows += [(n, None, "SEX//F" if n < 5 else "SEX//M", None)] if n < 7 else []
+    text = GOOD
+    for old, new in replaced.items():
+        assert old in text
+        text = text.replace(old, new)
+    return written(folder, text + extra), timeline(folder / "timeline", rows, shards=2)
+
+
+def subjects(labels: Path) -> list[int]:
+    return sorted(pl.read_parquet(labels / "data/*.parquet")["subject_id"].to_list())
+
+
+def test_demographics_say_whom_a_task_is_about(tmp_path: Path):
+    made = label(*grown(tmp_path, "patient_demographics: {woman: {code: SEX//F}}\n"), tmp_path / "labels")
+    assert subjects(made.out) == [1, 2, 3, 4]
+    (books,) = made.manifest.sources.values()
+    assert books.reasons == {"the patient is not one of those asked about": 4}
+
+
+def test_other_columns_and_open_bounds(tmp_path: Path):
+    task, made = grown(
+        tmp_path, **{"{code: IN}": "{code: IN, resource_id: e}", '"(None, 0)"': '"(None, None)"'}
+    )
+    assert subjects(label(task, made, tmp_path / "labels").out) == list(range(1, 9))
+    task.write_text(task.read_text().replace("resource_id: e", "wardd: e"))
+    with pytest.raises(TaskError, match="asks for column `wardd`, which the events do not have"):
+        label(task, made, tmp_path / "none")
+    task.write_text(task.read_text().replace("wardd: e", "resource_id: 3"))
+    with pytest.raises(TaskError, match=r"compares column `resource_id` \(String\) with `3`"):
+        label(task, made, tmp_path / "none")
+
+
+def test_a_label_that_nobody_can_have_names_the_nearest_codes(tmp_path: Path):
+    task, made = grown(tmp_path, **{"[DEAD, GONE]": "[DAED]"})
+    with pytest.raises(DegenerateTaskError, match=r'is a `death` \(DAED\)\. Closest: "DEAD"'):
+        label(task, made, tmp_path / "labels")
+
+
+def test_several_labels_have_a_folder_each(tmp_path: Path):
+    task, made = grown(tmp_path, **{"label: death": "label: [death, discharge, left]"})
+    result = label(task, made, tmp_path / "labels")
+    assert [folder.name for folder in label_folders(result.out)] == ["task.death", "task.discharge"]
+    assert result.manifest.notes["one_kind_only"] == ["left"]  # everybody has left
+    meds.LabelSchema.validate(pq.read_table(result.out / "task.death/data/0000.parquet"))
+
+
+def test_stays_of_no_length_and_a_thousand_events_at_once(tmp_path: Path):
+    rows: list[Row] = [(n, datetime(2020, 1, 1), code, None) for n in (1, 2) for code in ("IN", "OUT")]
+    rows += [(n, datetime(2020, 1, 1), "IN", None) for n in (3, 4) for _ in range(5_000)]
+    rows += [
+        (3, datetime(2020, 1, 5), "DEAD", None),
+        *((4, datetime(2020, 1, 5), "OUT", None) for _ in range(5_000)),
+    ]
+    result = label(written(tmp_path, GOOD), timeline(tmp_path / "timeline", rows), tmp_path / "labels")
+    assert subjects(result.out) == [3, 4]
+    (books,) = result.manifest.sources.values()
+    assert books.reasons == {
+        "at the same moment as another admission": 9_998,
+        "no left after target.start": 2,
+    }
 
 
 def test_a_folder_that_is_no_timeline(tmp_path: Path):

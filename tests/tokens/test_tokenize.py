@@ -25,7 +25,7 @@ from ward_events import (
     write_timeline,
 )
 
-from ehrseq.core.dataset import verify
+from ehrseq.core.dataset import Build, verify
 from ehrseq.core.errors import TokenError
 from ehrseq.tokens.events import tokens_of
 from ehrseq.tokens.store import TOKEN_FIELDS, UNKNOWN_BIRTH, TokenStore
@@ -181,6 +181,11 @@ def test_damaged_timelines(tmp_path: Path) -> None:
     unsorted = write_timeline(tmp_path / "unsorted", shards=1)
     frame = pl.read_parquet(unsorted / "data" / "0000.parquet")
     frame.reverse().write_parquet(unsorted / "data" / "0000.parquet")
+    with pytest.raises(TokenError, match=r"0000.parquet: sha256 differs"):
+        tokenize(unsorted, tmp_path / "tokens")
+    with Build(unsorted, kind="timeline", config={}, inputs=[], force=True) as build:
+        build.write("data/0000.parquet", frame.reverse())
+        build.write("metadata/subject_splits.parquet", split_frame(splits_of()))
     with pytest.raises(TokenError, match="not sorted by subject_id and time"):
         tokenize(unsorted, tmp_path / "tokens")
     strange = write_timeline(tmp_path / "strange", [*patients(), event(1, 1, "x", modality="smell")])

@@ -48,12 +48,16 @@ def fhir_files(data: Path) -> list[Path]:
 
 def read_texts(files: list[tuple[Path, str]]) -> Iterator[pl.DataFrame]:
     """Batches with the columns of `TEXTS`, for files with their names in provenance. Small documents come together.
+    Shards of a FHIR store (`.parquet`) have the names in themselves.
 
     Raises: SourceError if a file cannot be decompressed or a line is too long.
     """
     held: list[pl.DataFrame] = []
     size = 0
     for path, name in files:
+        if path.suffix == ".parquet":
+            yield _shard(path)
+            continue
         if path.name.endswith(LINES):
             for batch in _lines(path, name):
                 yield opened(batch)
@@ -102,6 +106,14 @@ def _entries(bundles: pl.DataFrame) -> pl.DataFrame:
         database.register("bundles", bundles.to_arrow())
         entries: pl.DataFrame = database.sql(query).pl()
     return entries.cast(dict(TEXTS))  # type: ignore[arg-type]
+
+
+def _shard(path: Path) -> pl.DataFrame:
+    nothing = pl.lit(None, pl.String)
+    bare = dict.fromkeys(("full_url", "method", "url", "updated"), nothing)
+    return pl.read_parquet(path, columns=["_json", "_file", "_row"]).select(
+        "_json", **bare, _file="_file", _row="_row"
+    )
 
 
 def _lines(path: Path, name: str) -> Iterator[pl.DataFrame]:

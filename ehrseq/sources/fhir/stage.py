@@ -7,10 +7,11 @@ then the last in order of files), and a deletion that comes last removes it.
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -23,6 +24,7 @@ from ehrseq.core.hashing import stable_hash
 from ehrseq.core.manifest import Account, Input
 from ehrseq.core.progress import log
 from ehrseq.sources.fhir.files import fhir_files, read_texts
+from ehrseq.sources.fhir.held import Held, join_names, join_notes
 from ehrseq.sources.fhir.keys import KEYS, VERSIONS, keyed
 from ehrseq.sources.rejects import FILTERED, REJECTED, Reject
 
@@ -37,6 +39,20 @@ _BUCKET_BYTES = 64 << 20
 _LAST = datetime(9999, 1, 1, tzinfo=UTC)  # when a deletion without a time counts: after all else
 _PLACE_BITS = 40
 _PACKED = 12  # how much larger the text is than its compressed file, roughly
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What a FHIR store is made of: files with their names in provenance, laid over the FHIR store `held`, if any.
+
+    `about` is said in the configuration, `notes` in the notes; `tables` are kept in the store, by their paths.
+    """
+
+    files: Sequence[tuple[Path, str]]
+    about: Mapping[str, Any]
+    held: Path | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,42 +102,84 @@ def import_fhir(
     Raises: SourceError for no files, damaged files, STU3 and R5; DataQualityError when more than
     `max_reject_fraction` of the resources are rejected; StorageError; BusyError.
     """
-    if not 0 <= max_reject_fraction <= 1:
-        raise ConfigError(
-            f"--max-reject-fraction {max_reject_fraction:g}: expected 0 to 1, e.g. 0.05 for 5 %."
-        )
     data = Path(data)
     files = fhir_files(data)
     labels = [path.name if data.is_file() else path.relative_to(data).as_posix() for path in files]
-    buckets = _buckets_for(files)
+    arrived = Arrived(list(zip(files, labels, strict=True)), {"source": "fhir"})
+    return make_store(
+        arrived, out, strict=strict, workers=workers, max_reject_fraction=max_reject_fraction, force=force
+    )
+
+
+def make_store(
+    arrived: Arrived,
+    out: Path,
+    *,
+    strict: bool,
+    workers: int,
+    max_reject_fraction: float,
+    force: bool = False,
+) -> Result:
+    """Make a FHIR store of what has arrived. What is held already stands before it: of equals the later counts. Buckets
+    that nothing new touches are taken over as they stand.
+
+    Raises: as `import_fhir`; SchemaError if a shard that is held is damaged.
+    """
+    check_fraction(max_reject_fraction)
+    held = Held.open(arrived.held) if arrived.held is not None else None
+    old = [held.folder / shard.path for shard in held.shards] if held else []
+    wanted = _buckets_for([*old, *(path for path, _ in arrived.files)])
+    same = held.buckets(wanted, strict) if held else None
+    buckets = same or wanted
     config = {
-        "source": "fhir",
+        **arrived.about,
         "buckets": buckets,
         "strict": strict,
         "max_reject_fraction": max_reject_fraction,
     }
-    inputs = [Input(name, sha256_file(path)) for path, name in zip(files, labels, strict=True)]
+    inputs = [Input(name, sha256_file(path)) for path, name in arrived.files]
+    inputs += [Input(f"held/{shard.path}", shard.sha256) for shard in held.shards] if held else []
     with Build(out, kind="fhir", config=config, inputs=inputs, force=force) as build:
         if not build.unchanged:
             spilled = build.path("spilled/x").parent
-            tasks = _spill_tasks(list(zip(files, labels, strict=True)), spilled, buckets, strict)
+            tasks = _spill_tasks(arrived.files, spilled, buckets, strict, first=len(old))
             read = run_tasks(_spill, tasks, workers=workers, what="files")
+            if held:
+                deleted = pl.concat([pl.DataFrame(schema=VERSIONS), *(part.deleted for part in read)])
+                touched = held.touched(spilled, deleted) if same else None
+                tasks = _spill_tasks(held.files(touched), spilled, buckets, strict)
+                read = [*run_tasks(_spill, tasks, workers=workers, what="held files"), *read]
+                if touched is not None:
+                    held.keep(build, touched, STORED)
             names = sorted(path.name for path in spilled.iterdir() if path.is_dir())
             rivals = _rivals(spilled, read)
             merges = [_BucketTask(name, spilled, rivals, build.folder) for name in names]
             reports = run_tasks(_merge_bucket, merges, workers=workers, what="buckets")
             shutil.rmtree(spilled)
             _close_books(build, read, reports)
-            refuse_rejects(build, max_reject_fraction, ("table", "rule"))
+            _note_elements(build, read[len(tasks) :] if held else read, held)
+            build.notes |= arrived.notes
+            for name, table in arrived.tables.items():
+                build.write(name, table)
+            refuse_rejects(build, max_reject_fraction, ("table", "rule"), held=held.rows if held else 0)
     return build.result
 
 
+def check_fraction(fraction: float) -> None:
+    """Raises: ConfigError if `--max-reject-fraction` is none."""
+    if not 0 <= fraction <= 1:
+        raise ConfigError(f"--max-reject-fraction {fraction:g}: expected 0 to 1, e.g. 0.05 for 5 %.")
+
+
 def _buckets_for(files: Sequence[Path]) -> int:
-    size = sum(path.stat().st_size * (_PACKED if path.suffix in (".gz", ".zst") else 1) for path in files)
+    packed = (".gz", ".zst", ".parquet")
+    size = sum(path.stat().st_size * (_PACKED if path.suffix in packed else 1) for path in files)
     return min(max(-(-size // _BUCKET_BYTES), 4), 256)
 
 
-def _spill_tasks(files: list[tuple[Path, str]], folder: Path, buckets: int, strict: bool) -> list[_SpillTask]:
+def _spill_tasks(
+    files: Sequence[tuple[Path, str]], folder: Path, buckets: int, strict: bool, *, first: int = 0
+) -> list[_SpillTask]:
     groups: list[list[tuple[Path, str]]] = []
     room = 0
     for path, name in files:
@@ -131,7 +189,10 @@ def _spill_tasks(files: list[tuple[Path, str]], folder: Path, buckets: int, stri
             room = _BYTES_TOGETHER
         groups[-1].append((path, name))
         room -= size
-    return [_SpillTask(tuple(group), number, folder, buckets, strict) for number, group in enumerate(groups)]
+    return [
+        _SpillTask(tuple(group), number, folder, buckets, strict)
+        for number, group in enumerate(groups, first)
+    ]
 
 
 def _spill(task: _SpillTask) -> _Spilled:
@@ -272,6 +333,10 @@ def _close_books(build: Build, read: Sequence[_Spilled], reports: Sequence[_Buck
         rejected = count if outcome == REJECTED else 0
         account = Account(rows_in=count, rejected=rejected, filtered=count - rejected, reasons={rule: count})
         build.account(kind, account)
+
+
+def _note_elements(build: Build, read: Sequence[_Spilled], held: Held | None) -> None:
+    """Note the elements of all that has ever been read into the store, and the rows with unknown ones."""
     elements: dict[str, set[str]] = {}
     unknown: dict[str, Counter[str]] = {}
     for part in read:
@@ -279,7 +344,6 @@ def _close_books(build: Build, read: Sequence[_Spilled], reports: Sequence[_Buck
             elements.setdefault(kind, set()).update(names)
         for kind, counts in part.unknown.items():
             unknown.setdefault(kind, Counter()).update(counts)
-    build.notes["elements"] = {kind: sorted(names) for kind, names in sorted(elements.items())}
-    build.notes["unknown_elements"] = {
-        kind: dict(sorted(names.items())) for kind, names in sorted(unknown.items())
-    }
+    before = held.manifest.notes if held else {}
+    build.notes["elements"] = join_names(before.get("elements", {}), elements)
+    build.notes["unknown_elements"] = join_notes(before.get("unknown_elements", {}), unknown)
