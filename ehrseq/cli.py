@@ -8,16 +8,14 @@ import json
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ehrseq.command import Force, Json, Out, Quiet, Seed, Workers, do, fail
 from ehrseq.core.errors import EhrseqError, ExitCode
-from ehrseq.core.progress import set_quiet
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,13 +36,6 @@ app.add_typer(imports, name="import")
 exports = typer.Typer(no_args_is_help=True, help="Give out: FHIR, and tables made by views.")
 app.add_typer(exports, name="export")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, last line.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-Out = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder to write. Replaced in one step, or not at all.")
-]
-Workers = Annotated[int, typer.Option(help="Processes. The result does not depend on it.")]
-Force = Annotated[bool, typer.Option("--force", help="Do the work again even if nothing changed.")]
 Source = Annotated[
     str, typer.Argument(help="A shipped source (see `mappings list`) or a folder of mappings.")
 ]
@@ -58,7 +49,6 @@ Validate = Annotated[
     str, typer.Option(help="sample, full or none: how many resources also pass fhir.resources.R4B.")
 ]
 Rejects = Annotated[float, typer.Option(help="Fail (exit 3) when a larger fraction of the rows is rejected.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
 class TerminatedError(EhrseqError):
@@ -75,9 +65,9 @@ def main() -> NoReturn:
         code = app(prog_name="ehrseq", standalone_mode=False)
     except typer.TyperException as error:
         verb, message = _usage(error)
-        _fail(verb, as_json, message, int(ExitCode.USAGE))
+        fail(verb, as_json, message, int(ExitCode.USAGE))
     except EhrseqError as error:  # SIGTERM outside a verb's work
-        _fail("", as_json, str(error), int(error.exit_code))
+        fail("", as_json, str(error), int(error.exit_code))
     except typer.Abort:
         sys.exit(130)
     except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
@@ -100,42 +90,6 @@ def _terminate(_: int, __: FrameType | None) -> None:
     raise TerminatedError("Stopped by SIGTERM. Nothing is half written; run the same command again to go on.")
 
 
-def _do(verb: str, as_json: bool, quiet: bool, work: Callable[[], Any]) -> None:
-    """Run a verb, print what it returned, exit with its code."""
-    set_quiet(quiet)
-    try:
-        outcome = work()
-    except EhrseqError as error:
-        _fail(verb, as_json, str(error), int(error.exit_code))
-    except KeyboardInterrupt:
-        _fail(verb, as_json, "Interrupted. Nothing is half written; run the same command again.", 130)
-    except MemoryError:
-        _fail(verb, as_json, "Memory ran out. Use fewer --workers.", int(ExitCode.TEMPORARY))
-    except Exception as error:  # a fault of ours: never print values, they may be a patient's
-        if os.environ.get("EHRSEQ_DEBUG"):
-            raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        _fail(
-            verb,
-            as_json,
-            f"A fault of ehrseq ({type(error).__name__} at {Path(place.filename).name}:{place.lineno}). Please report "
-            "it. EHRSEQ_DEBUG=1 shows the traceback, which may quote data.",
-            1,
-        )
-    from ehrseq import console
-
-    code = console.present(verb, outcome, as_json)
-    if code:
-        sys.exit(code)
-
-
-def _fail(verb: str, as_json: bool, message: str, code: int) -> NoReturn:
-    sys.stderr.write(f"error: {message}\n")
-    if as_json:
-        print(json.dumps({"verb": verb, "status": "failed", "exit_code": code, "error": message}), flush=True)
-    sys.exit(code)
-
-
 @app.command()
 def demo(
     out: Out = Path("ehrseq-demo"),
@@ -152,7 +106,7 @@ def demo(
 
         return demo(out, patients=patients, seed=seed, workers=workers)
 
-    _do("demo", as_json, quiet, work)
+    do("demo", as_json, quiet, work)
 
 
 @app.command()
@@ -181,7 +135,7 @@ def run(
             workers=workers,
         )  # fmt: skip
 
-    _do("run", as_json, quiet, work)
+    do("run", as_json, quiet, work)
 
 
 @app.command()
@@ -202,7 +156,7 @@ def generate(
 
         return ehrseq.generate(out, patients=patients, seed=seed, format=format_)
 
-    _do("generate", as_json, quiet, work)
+    do("generate", as_json, quiet, work)
 
 
 @app.command("map")
@@ -247,7 +201,7 @@ def map_(
             force=force,
         )
 
-    _do("map", as_json, quiet, work)
+    do("map", as_json, quiet, work)
 
 
 @imports.command("fhir")
@@ -272,7 +226,7 @@ def import_fhir(
             data, out, strict=strict, workers=workers, max_reject_fraction=max_reject_fraction, force=force
         )
 
-    _do("import fhir", as_json, quiet, work)
+    do("import fhir", as_json, quiet, work)
 
 
 @imports.command("bulk")
@@ -321,7 +275,7 @@ def import_bulk(
             max_file_gb=max_file_gb, strict=strict, workers=workers, max_reject_fraction=max_reject_fraction,
         )  # fmt: skip
 
-    _do("import bulk", as_json, quiet, work)
+    do("import bulk", as_json, quiet, work)
 
 
 @imports.command("meds")
@@ -341,7 +295,7 @@ def import_meds(
 
         return ehrseq.import_meds(data, out, seed=seed, max_reject_fraction=max_reject_fraction, force=force)
 
-    _do("import meds", as_json, quiet, work)
+    do("import meds", as_json, quiet, work)
 
 
 @exports.command("fhir")
@@ -362,7 +316,7 @@ def export_fhir(
 
         return ehrseq.export_fhir(fhir, out, form=form, compress=compress)
 
-    _do("export fhir", as_json, quiet, work)
+    do("export fhir", as_json, quiet, work)
 
 
 @exports.command("view")
@@ -379,7 +333,7 @@ def export_view(
 
         return ehrseq.export_view(view, fhir, out)
 
-    _do("export view", as_json, True, work)
+    do("export view", as_json, True, work)
 
 
 @app.command()
@@ -400,7 +354,7 @@ def timeline(
 
         return ehrseq.timeline(fhir, out, views=views, workers=workers)
 
-    _do("timeline", as_json, quiet, work)
+    do("timeline", as_json, quiet, work)
 
 
 @app.command()
@@ -418,7 +372,7 @@ def tokenize(
 
         return ehrseq.tokenize(timeline, out, workers=workers)
 
-    _do("tokenize", as_json, quiet, work)
+    do("tokenize", as_json, quiet, work)
 
 
 @app.command()
@@ -437,7 +391,7 @@ def label(
 
         return ehrseq.label(task, timeline, out, workers=workers)
 
-    _do("label", as_json, quiet, work)
+    do("label", as_json, quiet, work)
 
 
 @app.command()
@@ -459,7 +413,7 @@ def show(
 
         return ehrseq.show(data, subject=subject, token=token, rows=rows)
 
-    _do("show", as_json, True, work)
+    do("show", as_json, True, work)
 
 
 @app.command()
@@ -471,7 +425,7 @@ def doctor(as_json: Json = False) -> None:
 
         return ehrseq.doctor()
 
-    _do("doctor", as_json, True, work)
+    do("doctor", as_json, True, work)
 
 
 @mappings.command("new")
@@ -489,7 +443,7 @@ def new(
 
         return new(folder, data, table or (), timezone)
 
-    _do("mappings new", as_json, True, work)
+    do("mappings new", as_json, True, work)
 
 
 @mappings.command("schema")
@@ -509,7 +463,7 @@ def list_(as_json: Json = False) -> None:
 
         return listing()
 
-    _do("mappings list", as_json, True, work)
+    do("mappings list", as_json, True, work)
 
 
 @mappings.command("check")
@@ -521,7 +475,7 @@ def check(source: Source, as_json: Json = False) -> None:
 
         return checked(source)
 
-    _do("mappings check", as_json, True, work)
+    do("mappings check", as_json, True, work)
 
 
 @mappings.command("test")
@@ -537,7 +491,7 @@ def test(
 
         return tested(source, mapping)
 
-    _do("mappings test", as_json, True, work)
+    do("mappings test", as_json, True, work)
 
 
 @mappings.command("coverage")
@@ -553,7 +507,7 @@ def coverage(
 
         return coverage(source, store)
 
-    _do("mappings coverage", as_json, True, work)
+    do("mappings coverage", as_json, True, work)
 
 
 @mappings.command("preview")
@@ -571,7 +525,7 @@ def preview(
 
         return preview(source, data, mapping, rows=rows)
 
-    _do("mappings preview", as_json, True, work)
+    do("mappings preview", as_json, True, work)
 
 
 if __name__ == "__main__":

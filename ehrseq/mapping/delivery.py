@@ -48,7 +48,9 @@ class Delivery:
                 Input(found[0].name if self.delta else name, self.database.input_hash(found))
                 for name, found in parts.items()
             ]
-        files = [path for found in (self.rows, self.gone) for paths in found.values() for path in paths]
+        files = dict.fromkeys(
+            p for found in (self.rows, self.gone) for paths in found.values() for p in paths
+        )
         return [Input(self.label(path), _sha256(path)) for path in files if isinstance(path, Path)]
 
     def columns(self, source: Source) -> dict[str, dict[str, str]]:

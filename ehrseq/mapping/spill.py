@@ -57,7 +57,8 @@ def bucket_name(bucket: int | str) -> str:
 
 def buckets_for(files: Map[str, Sequence[Path | Partition]]) -> int:
     """Number of buckets for these files: one for each 16 MB, at least 4, at most 256."""
-    size = sum(_size(path) for paths in files.values() for path in paths)
+    distinct = {path for paths in files.values() for path in paths}  # a document is a file of several tables
+    size = sum(map(_size, distinct))
     return min(max(-(-size // (16 << 20)), 4), 256)
 
 
