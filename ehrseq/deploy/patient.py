@@ -51,7 +51,7 @@ class PatientPage:
     def summary(self) -> dict[str, Any]:
         """For `--json`: the first `rows` events as they stand in the timeline."""
         shown = self.events.head(self.rows)
-        events: list[dict[str, Any]] = shown.drop(_ROW, "span").to_dicts()
+        events: list[dict[str, Any]] = shown.select(pl.exclude(_ROW, "^span_.*$")).to_dicts()
         for event, row in zip(events, shown[_ROW], strict=True):
             event["description"] = self.names.get(event["code"])
             if self.tokens:

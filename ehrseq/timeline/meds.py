@@ -37,7 +37,7 @@ def dataset_metadata(name: str) -> dict[str, Any]:
         "meds_version": MEDS_VERSION,
         "raw_source_id_columns": [Event.encounter_id, Event.resource_type, Event.resource_id],
         "code_modifier_columns": [Event.unit],
-        "additional_value_modality_columns": [Event.span],
+        "additional_value_modality_columns": [Event.span_array, Event.span_start, Event.span_length],
         "other_extension_columns": [Event.clinical_time, Event.end_time, Event.modality],
     }
 

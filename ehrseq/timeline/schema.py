@@ -24,9 +24,9 @@ class Event(Schema):
     resource_type = Required(pl.String)
     resource_id = Required(pl.String)
     modality = Required(pl.String)  # "record" or "note"
-    span = Nullable(
-        pl.Struct({"array": pl.String, "start": pl.Int64, "length": pl.Int32})
-    )  # dense vectors in a side array; null = none
+    span_array = Nullable(pl.String)  # name of the side array with this event's dense vectors; null = none
+    span_start = Nullable(pl.Int64)  # its first row in that array; null = none
+    span_length = Nullable(pl.Int32)  # number of rows; null = none
 
 
 class Unused(Schema):
