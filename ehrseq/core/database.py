@@ -19,7 +19,7 @@ def cursor() -> duckdb.DuckDBPyConnection:
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
     atexit.register(_close)  # DuckDB complains, on the user's screen, of what is still open at the end
-    return duckdb.connect()
+    return duckdb.connect(config={"threads": 1})  # a batch has work for one; processes run side by side
 
 
 def _close() -> None:

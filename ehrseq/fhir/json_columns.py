@@ -40,10 +40,10 @@ def structured(texts: pl.Series, schema: pl.Schema) -> pl.DataFrame:
         database.register("texts", frame.to_arrow())
         query = f"SELECT {names} FROM (SELECT from_json({JSON}, $structure) AS x FROM texts)"
         try:
-            made: pl.DataFrame = database.sql(query, params={"structure": _structure(schema)}).pl()
+            made = database.sql(query, params={"structure": _structure(schema)}).to_arrow_table()
         except duckdb.InvalidInputException as error:
             raise SourceError("a resource is not valid JSON. Import the files again.") from error
-    return made.cast(dict(schema))  # type: ignore[arg-type]
+    return pl.DataFrame(made).cast(dict(schema))  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=256)

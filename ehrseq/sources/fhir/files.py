@@ -9,11 +9,10 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.csv
-from polars.exceptions import ComputeError
 
 from ehrseq.core.database import cursor
 from ehrseq.core.errors import SourceError
+from ehrseq.sources.fhir.lines import BLOCK, LONGEST_LINE, LongLineError, blocks_of_lines
 
 LINES = (".ndjson", ".ndjson.gz", ".ndjson.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 DOCUMENTS = (".json", ".json.gz", ".json.zst")
@@ -25,10 +24,9 @@ TEXTS = pl.Schema({
 `updated`: of its Bundle; `_row`: of the line, or of the Bundle's entry, from 1."""
 
 _ABOUT = ("manifest.json", "bulk-manifest.json", "run.json")  # what exports say about themselves
-_BLOCK_BYTES = 16 << 20
 _DEEPEST_BUNDLE = 4
-_NO_JSON_TEXT_HAS = "\x01"
 _NOT_TEXT = "not UTF-8"
+_BUNDLE = r'"resourceType"\s*:\s*"Bundle"'
 _BREAKS = re.compile(r"\s*[\r\n]\s*")  # JSON has none inside its strings
 
 
@@ -65,7 +63,7 @@ def read_texts(files: list[tuple[Path, str]]) -> Iterator[pl.DataFrame]:
         text = _read(path)
         held.append(_texts(pl.DataFrame({"_json": [text]}).with_columns(_row=pl.lit(1, pl.Int64)), name))
         size += len(text)
-        if size >= _BLOCK_BYTES:
+        if size >= BLOCK:
             yield opened(pl.concat(held))
             held, size = [], 0
     if held:
@@ -76,7 +74,7 @@ def opened(batch: pl.DataFrame) -> pl.DataFrame:
     """The batch with every Bundle in it replaced by its entries; rows of an opened Bundle are its entries, from 1."""
     done: list[pl.DataFrame] = []
     for _ in range(_DEEPEST_BUNDLE):
-        bundles = batch["_json"].str.contains(r'"resourceType"\s*:\s*"Bundle"').fill_null(False)
+        bundles = batch["_json"].str.contains(_BUNDLE).fill_null(False)
         if not bundles.any():
             break
         done.append(batch.filter(~bundles))
@@ -121,52 +119,13 @@ def _lines(path: Path, name: str) -> Iterator[pl.DataFrame]:
     counted = 0
     try:
         with pa.input_stream(str(path), compression=compression) as stream:
-            for batch in _open_lines(stream):
-                frame = pl.DataFrame(pl.from_arrow(batch))
-                frame = frame.with_columns(_decoded(frame["_json"]))
-                text = pl.col("_json").str.strip_chars("\ufeff \r\t")
-                rows = counted + 1 + pl.int_range(frame.height, dtype=pl.Int64, eager=True)
-                yield _texts(frame.select(pl.when(text != "").then(text).alias("_json"), _row=rows), name)
-                counted += frame.height
-    except (pa.ArrowInvalid, OSError) as error:
+            for lines in blocks_of_lines(stream):
+                rows = counted + 1 + pl.int_range(len(lines), dtype=pl.Int64, eager=True)
+                yield _texts(pl.DataFrame({"_json": lines, "_row": rows}), name)
+                counted += len(lines)
+    except (pa.ArrowInvalid, OSError, LongLineError) as error:
         where = f"{path}: cannot be read past line {counted}"
         raise SourceError(f"{where}: {_reason(error)}. Nothing was written.") from error
-
-
-def _decoded(lines: pl.Series) -> pl.Series:
-    """Bytes as text; a line that is not UTF-8 becomes a text that is no JSON."""
-    try:
-        return lines.cast(pl.String)
-    except ComputeError:
-        return pl.Series(
-            lines.name, [_text_of(line) for line in lines]
-        )  # a batch with a fault may meet Python
-
-
-def _text_of(line: bytes | None) -> str | None:
-    try:
-        return line.decode() if line is not None else None
-    except UnicodeDecodeError:
-        return _NOT_TEXT
-
-
-def _open_lines(stream: pa.NativeFile) -> Iterator[pa.RecordBatch]:
-    try:
-        reader = pyarrow.csv.open_csv(
-            stream,
-            read_options=pyarrow.csv.ReadOptions(
-                use_threads=False, block_size=_BLOCK_BYTES, column_names=["_json"]
-            ),
-            parse_options=pyarrow.csv.ParseOptions(
-                delimiter=_NO_JSON_TEXT_HAS, quote_char=False, escape_char=False, ignore_empty_lines=False
-            ),
-            convert_options=pyarrow.csv.ConvertOptions(column_types={"_json": pa.binary()}),
-        )
-    except pa.ArrowInvalid as error:
-        if "Empty CSV" in str(error):
-            return
-        raise
-    yield from reader
 
 
 def _read(path: Path) -> str:
@@ -198,8 +157,8 @@ def _texts(frame: pl.DataFrame, name: str) -> pl.DataFrame:
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    if "straddl" in text:
-        return f"a line is longer than {_BLOCK_BYTES >> 20} MB"
+    if isinstance(error, LongLineError):
+        return f"a line is longer than {LONGEST_LINE >> 20} MB"
     if isinstance(error, OSError) and error.errno:
         return str(error.strerror)
     cut = "runcated" in text or "EOF" in text or "zlib" in text or "ZSTD" in text

@@ -90,8 +90,8 @@ def _parsed(texts: pl.DataFrame) -> pl.DataFrame:
         SELECT x.resourceType AS type, x.id AS id, x.meta.lastUpdated AS own_updated,
             try_cast(x.meta.versionId AS BIGINT) AS version, coalesce({owner}) AS owner, valid, shape
         FROM (
-            SELECT json IS NOT NULL AS valid, hash(json_keys(json)) AS shape, from_json(json, $structure) AS x
-            FROM (SELECT CASE WHEN json_valid(_json) THEN _json END AS json FROM texts))"""
+            SELECT _json IS NOT NULL AND shape IS NOT NULL AS valid, shape, TRY(from_json(_json, $structure)) AS x
+            FROM (SELECT _json, TRY(hash(json_keys(_json))) AS shape FROM texts))"""
     with cursor() as database:
         database.register("texts", texts.select("_json").to_arrow())
         found: pl.DataFrame = database.sql(query, params={"structure": _STRUCTURE}).pl()
