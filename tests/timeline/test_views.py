@@ -1,6 +1,5 @@
 """ViewDefinitions: what they give, and what they refuse with file and line."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,7 @@ import pytest
 from fhir_store import frame_of
 
 from ehrseq.core.errors import TimelineError
-from ehrseq.fhir.json_columns import json_columns
 from ehrseq.timeline import load_view, plan_view, run_view, view_of
-from ehrseq.timeline.reads import elements_read
 
 PATIENTS = [
     {"id": "a", "active": True, "birthDate": "1950-03",
@@ -139,42 +136,3 @@ def test_errors_name_file_and_line(select: str, message: str, tmp_path: Path) ->
         run_view(load_view(path), frame_of(PATIENTS))
     assert f"{path}" in str(found.value)
     assert message in str(found.value)
-
-
-def test_official_conformance_suite(data_dir: Path) -> None:
-    """The tests of SQL on FHIR v2 that are at hand; order of rows is not compared, as the standard has it."""
-    folder = data_dir / "conformance" / "sql_on_fhir_v2"
-    suites = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    tests = [
-        (suite, test) for suite in suites if isinstance(suite.get("tests"), list) for test in suite["tests"]
-    ]
-    failed = [
-        f"{suite['title']}: {test['title']}" for suite, test in tests if not _passes(suite["resources"], test)
-    ]
-    assert len(tests) > 90
-    assert failed == []
-
-
-def _passes(resources: list[dict[str, Any]], test: dict[str, Any]) -> bool:
-    rows = [resource for resource in resources if resource["resourceType"] == test["view"].get("resource")]
-    try:
-        view = view_of(test["view"])
-        frame = json_columns(
-            pl.Series([json.dumps(row) for row in rows], dtype=pl.String),
-            view.resource,
-            elements_read([view])[view.resource],
-        )
-        found = run_view(view, frame)
-    except TimelineError:
-        return bool(test.get("expectError"))
-    if test.get("expectError") or ("expectColumns" in test and found.columns != test["expectColumns"]):
-        return False
-    return "expect" not in test or _bag(found.rows(named=True)) == _bag(test["expect"])
-
-
-def _bag(rows: list[dict[str, Any]]) -> list[str]:
-    """Rows without order; 5 and 5.0 are the same number."""
-    return sorted(
-        json.dumps({k: float(v) if type(v) is int else v for k, v in row.items()}, sort_keys=True)
-        for row in rows
-    )
