@@ -111,7 +111,10 @@ def demo(
 
 @app.command()
 def run(
-    source: Source,
+    source: Annotated[
+        str,
+        typer.Argument(help="A shipped source, a folder of mappings, `fhir` (NDJSON, Bundles) or `meds`."),
+    ],
     data: Tables,
     out: Out,
     task: Annotated[
@@ -125,7 +128,7 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """From a source's tables to a trained, evaluated model: one folder for each stage, and a report."""
+    """From a source's tables, FHIR or MEDS to a trained, evaluated model: one folder for each stage, and a report."""
 
     def work() -> Any:
         from ehrseq.deploy.pipeline import run

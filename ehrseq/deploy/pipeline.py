@@ -4,7 +4,7 @@ Each stage is a dataset of its own, so a second run does only what has changed, 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,10 @@ from ehrseq.core.progress import log
 from ehrseq.training.config import TrainConfig
 
 FEW_PATIENTS = 1_000
+FHIR, MEDS = "fhir", "meds"
+"""Sources that no mapping reads: files of FHIR resources, and MEDS datasets."""
+
+_PATHS = ("fhir", "timeline", "tokens", "model")
 
 
 def split_for(patients: int) -> tuple[float, float, float]:
@@ -48,20 +52,25 @@ class Outcome:
         return self.out / "report" / "report.html"
 
     @property
+    def first(self) -> Result:
+        """The stage that read the source: `fhir`, or `timeline` where the source is MEDS."""
+        return next(iter(self.stages.values()))
+
+    @property
     def unchanged(self) -> bool:
         """Whether no stage had anything to do."""
         return all(stage.status == "unchanged" for stage in self.stages.values())
 
     def summary(self) -> dict[str, Any]:
         """For `--json`: DESIGN section 12."""
-        manifest = self.stages["fhir"].manifest
+        manifest = self.first.manifest
         return {
             "status": "unchanged" if self.unchanged else "made",
             "out": str(self.out),
             "rows": manifest.rows,
             "made": manifest.made,
             **self.cost,
-            **{name: str(self.stages[name].out) for name in ("fhir", "timeline", "tokens", "model")},
+            **{name: str(self.stages[name].out) for name in _PATHS if name in self.stages},
             "stages": {name: {"status": stage.status, **_cost(stage)} for name, stage in self.stages.items()},
             "report": str(self.report),
             "results": self.evaluation["results"],
@@ -75,7 +84,7 @@ class Outcome:
         from ehrseq.evaluation.console import results_table
         from ehrseq.evaluation.evidence import Result as Metric
 
-        books: dict[str, Account] = self.stages["fhir"].manifest.sources
+        books: dict[str, Account] = self.first.manifest.sources
         parts: list[Any] = [accounting_table(books), Text()]
         parts.append(_stages(self.stages))
         parts += [Text(), results_table([Metric(**result) for result in self.evaluation["results"]])]
@@ -122,8 +131,10 @@ def run(
 ) -> Outcome:
     """Map, serialize, tokenize, label, train, predict and judge; one folder for each stage below `out`.
 
-    `data` is a folder or a database; if it holds `truth.parquet`, as a generated hospital does, the report shows what
-    was attainable. Patients are split by `split_for`. A task with labels of one kind only is left out, with its reason.
+    `source` is a shipped source, a folder of mappings, `fhir` (NDJSON or Bundles, imported instead of mapped) or
+    `meds` (imported as a timeline). `data` is a folder or a database; if it holds `truth.parquet`, as a generated
+    hospital does, the report shows what was attainable. Patients are split by `split_for`. A task with labels of one
+    kind only is left out, with its reason.
     """
     import ehrseq
     from ehrseq.deploy.fitting import predict_held_out, train_model
@@ -142,13 +153,8 @@ def run(
         log("stage", name=name, status=result.status, **_cost(result))
         return result.out
 
-    fhir = done(
-        "fhir",
-        ehrseq.map(source, data, out / "fhir", validate=validate, workers=workers,
-                   max_reject_fraction=max_reject_fraction),
-    )  # fmt: skip
-    split = split_for(stages["fhir"].manifest.made.get("Patient", 0))
-    timeline = done("timeline", ehrseq.timeline(fhir, out / "timeline", split=split, workers=workers))
+    timeline = _read(source, data, out, done, validate, max_reject_fraction, seed, workers)
+    fhir = stages["fhir"].out if "fhir" in stages else None
     tokens = done("tokens", ehrseq.tokenize(timeline, out / "tokens", workers=workers))
     labels, skipped = [], {}
     for task in tasks or STANDARD_TASKS:
@@ -176,7 +182,7 @@ def run(
         "report",
         write_evaluation(
             out / "report",
-            title=title or f"{stages['fhir'].manifest.config['source']}: {Path(place.partition('?')[0]).name}",
+            title=title or f"{_name(source)}: {Path(place.partition('?')[0]).name}",
             predictions=predictions, fhir=fhir, timeline=timeline, tokens=tokens, labels=labels, model=model,
             config=config, truth=truth if truth.is_file() else None,
             command=command or f"ehrseq run {source} {place} --out {out}", seed=seed,
@@ -184,6 +190,46 @@ def run(
     )  # fmt: skip
     evaluation = json.loads((out / "report" / "results.json").read_text())
     return Outcome(out, stages, evaluation, skipped, meter.read())
+
+
+def _read(
+    source: str | Path,
+    data: str | Path,
+    out: Path,
+    done: Callable[[str, Result], Path],
+    validate: str,
+    max_reject_fraction: float,
+    seed: int,
+    workers: int,
+) -> Path:
+    """The stages up to the timeline, which is returned."""
+    import ehrseq
+
+    if source == MEDS:
+        made = ehrseq.import_meds(
+            Path(data), out / "timeline", seed=seed, max_reject_fraction=max_reject_fraction
+        )
+        return done("timeline", made)
+    if source == FHIR:
+        resources = ehrseq.import_fhir(
+            Path(data), out / "fhir", workers=workers, max_reject_fraction=max_reject_fraction
+        )
+    else:
+        resources = ehrseq.map(
+            source,
+            data,
+            out / "fhir",
+            validate=validate,
+            workers=workers,
+            max_reject_fraction=max_reject_fraction,
+        )
+    fhir = done("fhir", resources)
+    split = split_for(resources.manifest.made.get("Patient", 0))
+    return done("timeline", ehrseq.timeline(fhir, out / "timeline", split=split, workers=workers))
+
+
+def _name(source: str | Path) -> str:
+    return {FHIR: "FHIR", MEDS: "MEDS"}.get(str(source), Path(source).name)
 
 
 def demo(

@@ -18,7 +18,7 @@ def write_evaluation(
     *,
     title: str,
     predictions: Path,
-    fhir: Path,
+    fhir: Path | None,
     timeline: Path,
     tokens: Path,
     labels: Sequence[Path],
@@ -30,7 +30,8 @@ def write_evaluation(
 ) -> Result:
     """Judge `predictions` with intervals and write `report.html` and `results.json`.
 
-    `truth` (a Parquet file of true risks) marks the data as synthetic.
+    `fhir` is None where the timeline was not made of FHIR. `truth` (a Parquet file of true risks) marks the data as
+    synthetic.
     """
     inputs = [input_of("predictions", predictions)]
     if truth is not None:
@@ -54,8 +55,10 @@ def write_evaluation(
                 cohort=_cohort(labels, timeline),
                 exclusions=flows,
                 flow=_flow(fhir, timeline, tokens, labels),
-                accounts=read_manifest(fhir).sources,
-                lineage=lineage_of([fhir, timeline, tokens, *labels, model, predictions]),
+                accounts=read_manifest(fhir or timeline).sources,
+                lineage=lineage_of(
+                    [*([fhir] if fhir else []), timeline, tokens, *labels, model, predictions]
+                ),
                 versions=versions(),
                 model_config=config.to_dict(),
                 history=_history(model),
@@ -108,13 +111,13 @@ def _exclusions(labels: Path) -> Any:
     )
 
 
-def _flow(fhir: Path, timeline: Path, tokens: Path, labels: Iterable[Path]) -> list[Any]:
+def _flow(fhir: Path | None, timeline: Path, tokens: Path, labels: Iterable[Path]) -> list[Any]:
     from ehrseq.evaluation.report import FlowStep
 
     labelled = sum(sum(shard.rows for shard in read_manifest(folder).shards) for folder in labels)
     return [
-        FlowStep("source rows", read_manifest(fhir).rows["in"]),
-        FlowStep("FHIR resources", sum(read_manifest(fhir).made.values())),
+        FlowStep("source rows", read_manifest(fhir or timeline).rows["in"]),
+        *([FlowStep("FHIR resources", sum(read_manifest(fhir).made.values()))] if fhir else []),
         FlowStep("events", sum(s.rows for s in read_manifest(timeline).shards if s.path.startswith("data/"))),
         FlowStep("tokens", int(read_manifest(tokens).notes["store"]["tokens"])),
         FlowStep("labels", labelled),
