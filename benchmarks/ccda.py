@@ -131,7 +131,8 @@ def fact(kind: str, resource: dict[str, Any]) -> Fact:
     ]
     codes = {c.get("code") for concept in concepts if concept for c in concept.get("coding") or [] if c}
     if kind == "Encounter":
-        codes = {(resource.get("class") or {}).get("code")} - {"UNK"}
+        kinds = [c for one in resource.get("type") or [] for c in one.get("coding") or [] if c]
+        codes = {c.get("code") for c in (resource.get("class") or {}, *kinds)} - {"UNK"}
     number = (resource.get("valueQuantity") or {}).get("value")
     value = float(number) if number is not None else None
     if value is None and resource.get("valueCodeableConcept"):

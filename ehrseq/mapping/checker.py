@@ -9,7 +9,7 @@ from polars.exceptions import PolarsError
 
 from ehrseq.core.errors import closest
 from ehrseq.fhir import elements
-from ehrseq.mapping.rows import dtype_of, joined_schema, row_schema, table_schema
+from ehrseq.mapping.rows import dtype_in, dtype_of, joined_schema, row_schema, table_schema
 from ehrseq.mapping.specification import (
     Base64,
     Concept,
@@ -28,7 +28,6 @@ from ehrseq.mapping.specification import (
     Reference,
     Text,
     expressions,
-    walk,
 )
 from ehrseq.sources.declaration import Source, Table
 from ehrseq.sources.tables import COLUMN_DTYPES
@@ -140,8 +139,6 @@ class _Checker:
                     key for key, child in self.mapping.template.children.items() if isinstance(child, ListOf)
                 ]
                 self._say(("gather",), f"`{name}` is not a list of the template.{closest(name, lists)}")
-            elif any(isinstance(inner, Reference) for _, inner in walk(node)):
-                self._say(("gather",), f"`{name}` holds a reference, which cannot be gathered.")
 
     def _joins(self) -> None:
         tables, table = self.source.tables, self.source.tables[self.mapping.table]
@@ -190,7 +187,8 @@ class _Checker:
         """Dtype of an expression; None after a problem."""
         try:
             expression = pl.sql_expr(sql)
-            for name in expression.meta.root_names():
+            names = dict.fromkeys(expression.meta.root_names())
+            for name in names:
                 if name not in self.schema:
                     hint = closest(name, self.schema.names())
                     self._say(
@@ -198,9 +196,9 @@ class _Checker:
                     )
                     return None
             if "~" in sql or "REGEXP" in sql.upper():  # a pattern is only looked at when it runs
-                nothing = pl.DataFrame([pl.Series(name, [None], kind) for name, kind in self.schema.items()])
+                nothing = pl.DataFrame([pl.Series(name, [None], self.schema[name]) for name in names])
                 nothing.select(expression.alias("x"))
-            return pl.LazyFrame(schema=self.schema).select(expression.alias("x")).collect_schema()["x"]
+            return dtype_in(self.schema, expression)
         except PolarsError as error:
             reason = str(error).splitlines()[0]
             self._say(where, f"`{sql}` is not a SQL expression that polars understands: {reason}.")

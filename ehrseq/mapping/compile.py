@@ -15,7 +15,7 @@ from ehrseq.fhir import elements, ucum
 from ehrseq.fhir.dtypes import pruned_dtype
 from ehrseq.fhir.ids import resource_id
 from ehrseq.mapping.results import PARTIAL_DATE, Reader, partial_date
-from ehrseq.mapping.rows import row_schema
+from ehrseq.mapping.rows import dtype_in, row_schema
 from ehrseq.mapping.specification import (
     Base64,
     Concept,
@@ -211,7 +211,7 @@ class _Compiler:
         return resource_id(target.id_prefix, [pl.sql_expr(sql) for sql in keys], numbers=numbers)
 
     def _dtype(self, sql: str) -> pl.DataType:
-        return pl.LazyFrame(schema=self.row_schema).select(pl.sql_expr(sql).alias("x")).collect_schema()["x"]
+        return dtype_in(self.row_schema, pl.sql_expr(sql))
 
     def _leaf(self, role: str, expression: pl.Expr) -> str:
         name = f"~{self.count}.{role}"

@@ -130,7 +130,7 @@ def _uses(mappings: MappingSet, mapping: Mapping) -> Iterator[tuple[Column, str,
     origin = _origins(mappings, mapping)
     for _, node in walk(mapping.template):
         yield from _read(origin, (sql for _, sql in expressions(node)), MAPPED)
-    skips = [skip.when for skip in mapping.skips]
+    skips = [rule.when for rule in (*mapping.skips, *mapping.rejects)]
     yield from _read(origin, [*mapping.key, *mapping.winner, *skips], KEY)
     for join in mapping.joins:
         for left, right in (*join.on, *((join.asof,) if join.asof else ())):

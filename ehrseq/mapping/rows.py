@@ -53,4 +53,14 @@ def common_dtype(parts: Sequence[pl.DataType]) -> pl.DataType:
 def dtype_of(node: Constant | Expression, schema: pl.Schema) -> pl.DataType:
     """Dtype of a `let`. Raises: PolarsError."""
     expression = pl.lit(node.value) if isinstance(node, Constant) else pl.sql_expr(node.sql)
-    return pl.LazyFrame(schema=schema).select(expression.alias("x")).collect_schema()["x"]
+    return dtype_in(schema, expression)
+
+
+def dtype_in(schema: pl.Schema, expression: pl.Expr) -> pl.DataType:
+    """What an expression over these columns gives. Raises: a polars error if it cannot be made.
+
+    >>> dtype_in(pl.Schema({"a": pl.Int64(), "b": pl.String()}), pl.col("a") > 1)
+    Boolean
+    """
+    used = {name: schema[name] for name in expression.meta.root_names() if name in schema}
+    return pl.LazyFrame(schema=used).select(expression.alias("x")).collect_schema()["x"]

@@ -113,5 +113,9 @@ def test_every_given_document_is_mapped_or_rejected(tmp_path, data_dir):
     map_source("ccda", data, tmp_path / "out", max_reject_fraction=1.0)
     files = {p.relative_to(data).as_posix() for p in data.rglob("*") if p.suffix in (".xml", ".ccda")}
     refused = rejected(tmp_path / "out").filter(pl.col("table") == "documents")
-    seen = {row["_file"] for row in resources(tmp_path / "out", "DocumentReference")} | set(refused["file"])
-    assert seen == files
+    shards = (tmp_path / "out").glob("[A-Z]*/*.parquet")
+    made = pl.concat(pl.read_parquet(path, columns=["_file"]) for path in shards)
+    assert {*made["_file"], *refused["file"]} == files
+    given = {(data / name).read_bytes() for name in made["_file"].unique()}
+    copies = refused.filter(rule="duplicate row")["file"]
+    assert all((data / name).read_bytes() in given for name in copies)

@@ -1,179 +1,194 @@
-"""Where the entries of each kind stand in a document, and what is read from each."""
+"""The statements and sections of a document's body as rows, by table."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 
 from lxml import etree
 
-from ehrseq.sources.ccda.values import coding, fhir_time, plain_text
-from ehrseq.sources.ccda.xml import TYPE
+from ehrseq.sources.ccda import details
+from ehrseq.sources.ccda.observed import observed
+from ehrseq.sources.ccda.people import People
+from ehrseq.sources.ccda.templates import statements
+from ehrseq.sources.ccda.values import (
+    Columns,
+    coding,
+    concept,
+    fhir_time,
+    identifier,
+    identifiers,
+    interval,
+    plain_text,
+    type_of,
+)
 
-_C = "2.16.840.1.113883.10.20.22.4."
-TEMPLATES: Mapping[str, tuple[str, ...]] = {
-    "problems": ("4",), "medications": ("16",), "supplies": ("17",), "allergies": ("7",),
-    "immunizations": ("52",), "panels": ("1",), "results": ("2",), "vital_signs": ("27",),
-    "procedures": ("14", "12", "13"), "encounters": ("49",),
-    "assessments": ("48", "67", "69", "72", "74", "109", "111", "114", "124", "128", "138"),
-    "social_history": ("38", "78", "85", "200"),
-    "family_history": ("46",),
-    "plan_of_care": ("39", "40", "41", "42", "43", "44", "20", "120", "121"),
+_MATERIAL = "manufacturedProduct/manufacturedMaterial/code"
+_ABOUT = {
+    "medications": f"consumable/{_MATERIAL}", "immunizations": f"consumable/{_MATERIAL}",
+    "supplies": f"product/{_MATERIAL}", "dispenses": f"product/{_MATERIAL}",
+    "allergies": "participant/participantRole/playingEntity/code", "problems": "value", "family_history": "value",
 }  # fmt: skip
-"""Kinds of entries by the ends of their template OIDs; extensions (the release of a template) do not matter."""
+"""Where a statement says what it is about, if not in its code."""
+_OUTER = ("organizer", "act", "encounter")
+_texts = etree.XPath("/ClinicalDocument/component//section/text//*[@ID]")
+_sections = etree.XPath("/ClinicalDocument/component//section")
+_visit_ids = etree.XPath("/ClinicalDocument/componentOf/encompassingEncounter/id")
 
 
-def _having(ends: tuple[str, ...]) -> str:
-    return " or ".join(f"@root='{_C}{end}'" for end in ends)
+def body_rows(root: etree._Element, people: People, timezone: str) -> dict[str, list[Columns]]:
+    """Rows of every table of the body, in the order of the document; `number` counts statements of a table from 1."""
+    return _Body(root, people, timezone).rows()
 
 
-_FIND = {
-    kind: etree.XPath(f"/ClinicalDocument/component//templateId[{_having(ends)}]/..")
-    for kind, ends in TEMPLATES.items()
-}
-_KNOWN = frozenset(_C + end for ends in TEMPLATES.values() for end in ends)
-_OIDS = {kind: [(_C + end).encode() for end in ends] for kind, ends in TEMPLATES.items()}
-_STATEMENTS = etree.XPath("/ClinicalDocument/component//section/entry/*")
-_FIND["other"] = lambda root: [
-    x for x in _STATEMENTS(root) if not any(t.get("root") in _KNOWN for t in x.iter("templateId"))
-]
-_FIND["sections"] = etree.XPath("/ClinicalDocument/component//section")
-_TEXTS = etree.XPath("/ClinicalDocument/component//section/text//*[@ID]")
-_SUBJECT_OF = {
-    "medications": "consumable/manufacturedProduct/manufacturedMaterial/code",
-    "immunizations": "consumable/manufacturedProduct/manufacturedMaterial/code",
-    "supplies": "product/manufacturedProduct/manufacturedMaterial/code",
-    "allergies": "participant/participantRole/playingEntity/code",
-    "problems": "value",
-    "family_history": "value",
-}
-_SUBSTANCE = ".//manufacturedMaterial/code"
+class _Body:
+    def __init__(self, root: etree._Element, people: People, timezone: str) -> None:
+        self.root, self.people, self.timezone = root, people, timezone
+        self.texts = {x.get("ID"): x for x in _texts(root)}
+        self.tables = statements(root)
+        self.numbers: dict[etree._Element, str] = {}
+        counts = Counter[str]()
+        for element, table in self.tables.items():
+            counts[table] += 1
+            self.numbers[element] = str(counts[table])
+        self.relatives: dict[etree._Element | None, str] = {}
+        self.visit_ids = frozenset(identifier(x) for x in identifiers(_visit_ids(root)))
 
+    def rows(self) -> dict[str, list[Columns]]:
+        """All rows by table."""
+        found: dict[str, list[Columns]] = {"sections": [self._section(x) for x in _sections(self.root)]}
+        for number, section in enumerate(found["sections"], start=1):
+            section["number"] = str(number)
+        for element, table in self.tables.items():
+            common = {"number": self.numbers[element], **self._common(element, table)}
+            for row in self._several(element, table):
+                found.setdefault(table, []).append({**common, **row})
+        return found
 
-def may_have(data: bytes, kind: str) -> bool:
-    """Whether a document can have entries of a kind: one of their OIDs stands in it, or its encoding hides that."""
-    return kind not in _OIDS or b"\0" in data[:4] or any(oid in data for oid in _OIDS[kind])
+    def _section(self, element: etree._Element) -> Columns:
+        code, code_system, display = coding(element.find("code"))
+        return {"code": code, "system": code_system, "display": display, "title": plain_text(element.find("title")),
+                "narrative": plain_text(element.find("text")), "null_flavor": element.get("nullFlavor")}  # fmt: skip
 
+    def _common(self, element: etree._Element, table: str) -> Columns:
+        """What every statement may say: what it is about, when, how sure, and who said so."""
+        about = self._about(element, table)
+        code, code_system, display = coding(about)
+        section = next(element.iterancestors("section"), None)
+        status, template = element.find("statusCode"), element.find("templateId")
+        id_system, id_value = identifier(next(iter(identifiers(element.iterfind("id"))), None))
+        return {
+            "element": str(element.tag), "template": template.get("root") if template is not None else None,
+            "section": coding(section.find("code"))[0] if section is not None else None,
+            "title": plain_text(section.find("title")) if section is not None and table == "other" else None,
+            "mood": element.get("moodCode"), "status": status.get("code") if status is not None else None,
+            "negated": element.get("negationInd"), "null_flavor": element.get("nullFlavor"),
+            "id_system": id_system, "id_value": id_value,
+            "code": code, "system": code_system, "display": display,
+            "narrative": self._narrative(element, about), **_translations(about, code),
+            **self._times(element), **self._authors(element), "performer": self._performer(element),
+        }  # fmt: skip
 
-def entries(root: etree._Element, kind: str, timezone: str) -> Iterator[dict[str, str | None]]:
-    """The entries of one kind, each with the columns that it fills."""
-    texts: dict[str, etree._Element] = {}
-    if kind != "sections":
-        texts = {name: x for x in _TEXTS(root) if (name := x.get("ID"))}
-    for element in _FIND[kind](root):
-        if kind == "sections":
-            yield _section(element)
-        else:
-            yield _entry(element, kind, timezone, texts)
+    def _about(self, element: etree._Element, table: str) -> etree._Element | None:
+        about = element.find(_ABOUT.get(table, "code"))
+        if about is None and table == "plan_of_care":
+            about = element.find(f".//{_MATERIAL}")
+        if about is None and table in (
+            "supplies",
+            "dispenses",
+        ):  # within a medication it need not say again of what
+            outer = next(element.iterancestors("substanceAdministration"), None)
+            about = outer.find(f".//{_MATERIAL}") if outer is not None else None
+        return about
 
+    def _times(self, element: etree._Element) -> Columns:
+        times = [x for x in element.iterfind("effectiveTime") if type_of(x) not in ("PIVL_TS", "EIVL_TS")]
+        return interval(times[0] if times else None, self.timezone)
 
-def _section(element: etree._Element) -> dict[str, str | None]:
-    code, system, display = coding(element.find("code"))
-    return {"code": code, "system": system, "display": display, "title": plain_text(element.find("title")),
-            "narrative": plain_text(element.find("text")), "null_flavor": element.get("nullFlavor")}  # fmt: skip
+    def _authors(self, element: etree._Element) -> Columns:
+        """The last author, and when the first one wrote: of the statement, or else of the concern around it."""
+        authors = list(element.iterfind("author"))
+        outer = next(element.iterancestors("act"), None)
+        authors = authors or (list(outer.iterfind("author")) if outer is not None else [])
+        keys = [key for x in authors if (key := self.people.practitioner(x.find("assignedAuthor")))]
+        times = [text for x in authors for time in x.iterfind("time") if (text := time.get("value"))]
+        written = fhir_time(min(times), self.timezone) if times else None
+        return {"author": keys[-1] if keys else None, "author_time": written}
 
+    def _performer(self, element: etree._Element) -> str | None:
+        staff = element.iterfind("performer/assignedEntity")
+        return next(filter(None, map(self.people.practitioner, staff)), None)
 
-def _entry(
-    element: etree._Element, kind: str, timezone: str, texts: Mapping[str, etree._Element]
-) -> dict[str, str | None]:
-    about = element.find(_SUBJECT_OF.get(kind, "code"))
-    if about is None and kind == "plan_of_care":
-        about = element.find(_SUBSTANCE)
-    if about is None and kind == "supplies":  # a supply within a medication need not say again of what
-        outer = next(element.iterancestors("substanceAdministration"), None)
-        about = outer.find(_SUBSTANCE) if outer is not None else None
-    code, system, display = coding(about)
-    value = element.find("value")
-    value = value if value is not None else element.find("doseQuantity")
-    section = next(element.iterancestors("section"), None)
-    status = element.find("statusCode")
-    template = element.find("templateId")
-    return {
-        "element": str(element.tag), "template": template.get("root") if template is not None else None,
-        "section": coding(section.find("code"))[0] if section is not None else None,
-        "title": plain_text(section.find("title")) if section is not None else None,
-        "mood": element.get("moodCode"), "status": status.get("code") if status is not None else None,
-        "negated": element.get("negationInd"),
-        "null_flavor": element.get("nullFlavor") or (about.get("nullFlavor") if about is not None else None),
-        "code": code, "system": system, "display": display, "narrative": _narrative(element, about, texts),
-        **_translation(about, code), **_value(value, timezone), **_times(element, timezone),
-        **_observation(element), **_parent(element, kind),
-    }  # fmt: skip
+    def _several(self, element: etree._Element, table: str) -> Iterator[Columns]:
+        """What a statement of a table says: in one row, or in one for each part."""
+        outer = next(element.iterancestors(*_OUTER), None)
+        match table:
+            case "allergies":
+                yield from details.allergy(element, outer, self.timezone)
+            case "panels":
+                yield from self._panel(element)
+            case _:
+                yield self._detail(element, table, outer)
 
+    def _panel(self, element: etree._Element) -> Iterator[Columns]:
+        """A row for each result of a panel. One without a time has that of its results, from the first to the last."""
+        inner = [x for x in element.iterfind("component/observation") if self.tables.get(x) == "results"]
+        columns: Columns = {}
+        if element.find("effectiveTime") is None:
+            times = [interval(x.find("effectiveTime"), self.timezone) for x in inner]
+            known = sorted(text for time in times if (text := time.get("time") or time.get("low")))
+            columns = {"low": known[0], "high": known[-1]} if known else {}
+        for result in inner:
+            yield {**columns, "result": self.numbers[result]}
+        if not inner:
+            yield columns
 
-def _translation(about: etree._Element | None, code: str | None) -> dict[str, str | None]:
-    for other in about.iterfind("translation[@code]") if about is not None else ():
-        if other.get("code") != code:
-            return dict(zip(("also_code", "also_system", "also_display"), coding(other), strict=True))
-    return {}
+    def _detail(self, element: etree._Element, table: str, outer: etree._Element | None) -> Columns:
+        match table:
+            case "problems":
+                around = next(element.iterancestors("encounter"), None)
+                known = self.numbers[around] if self.tables.get(around) == "encounters" else None
+                kind = outer.find("templateId") if outer is not None else None
+                return {**details.problem(element, outer), "encounter": known,
+                        "parent_template": kind.get("root") if kind is not None else None}  # fmt: skip
+            case "medications":
+                return details.medication(element, self.timezone)
+            case "supplies" | "dispenses":
+                return details.supply(element)
+            case "immunizations":
+                return details.immunization(element)
+            case "procedures":
+                return details.procedure(element)
+            case "encounters":
+                return details.encounter(element, self.visit_ids)
+            case "plan_of_care":
+                return {**details.planned(element), **observed(element, self.timezone)}
+            case "family_history":
+                number = self.relatives.setdefault(outer, str(len(self.relatives) + 1))
+                return {**details.relative(element, outer, self.timezone), "relative": number}
+            case "devices":
+                return details.device(element, self.timezone)
+            case "notes":
+                return {"text": self._text(element.find("text"))}
+            case _:
+                return observed(element, self.timezone)
 
+    def _narrative(self, element: etree._Element, about: etree._Element | None) -> str | None:
+        """The text of the code, or of the entry: its own, or what it refers to in the section's narrative."""
+        original = about.find("originalText") if about is not None else None
+        return self._text(original) or self._text(element.find("text"))
 
-def _value(value: etree._Element | None, timezone: str) -> dict[str, str | None]:
-    if value is None:
-        return {}
-    kind = (value.get(TYPE) or ("PQ" if value.tag == "doseQuantity" else "")).rpartition(":")[2]
-    match kind:
-        case "PQ" | "INT" | "REAL":
-            return {"value_type": kind, "value": value.get("value"), "unit": value.get("unit")}
-        case "CD" | "CE" | "CO" | "CV":
-            code, system, display = coding(value)
-            return {"value_type": "CD", "value_code": code, "value_system": system, "value_display": display}
-        case "IVL_PQ":
-            return {"value_type": kind, **_bounds(value, "value_low", "value_high"), "unit": _unit(value)}
-        case "TS" | "IVL_TS":
-            return {"value_type": "TS", "value": fhir_time(value.get("value"), timezone)}
-        case _:
-            return {"value_type": kind or None, "value": value.get("value") or plain_text(value)}
-
-
-def _bounds(element: etree._Element, low: str, high: str) -> dict[str, str | None]:
-    found = {name: element.find(tag) for name, tag in ((low, "low"), (high, "high"))}
-    return {name: bound.get("value") for name, bound in found.items() if bound is not None}
-
-
-def _unit(element: etree._Element) -> str | None:
-    return next((bound.get("unit") for bound in element if bound.get("unit")), None)
-
-
-def _times(element: etree._Element, timezone: str) -> dict[str, str | None]:
-    time = element.find("effectiveTime")
-    if time is None:
-        return {}
-    found = {"time": time.get("value"), **_bounds(time, "low", "high")}
-    return {name: fhir_time(text, timezone) for name, text in found.items()}
-
-
-def _observation(element: etree._Element) -> dict[str, str | None]:
-    mark = coding(element.find("interpretationCode"))
-    route = coding(element.find("routeCode"))
-    normal = element.find("referenceRange/observationRange/value")
-    limits = _bounds(normal, "normal_low", "normal_high") if normal is not None else {}
-    return {"interpretation": mark[0], "route": route[0], "route_system": route[1], "route_display": route[2],
-            **limits, "normal_unit": _unit(normal) if normal is not None else None}  # fmt: skip
-
-
-def _parent(element: etree._Element, kind: str) -> dict[str, str | None]:
-    """The organizer or act around an entry: a family member's relation, or the code of a panel."""
-    outer = next(element.iterancestors("organizer", "act", "encounter"), None)
-    if outer is None:
-        return {}
-    related = outer.find("subject/relatedSubject/code")
-    relation = coding(related)
-    other = coding(related.find("translation[@code]") if related is not None else None)
-    status = outer.find("statusCode")
-    place = outer.getroottree().getpath(outer) if kind == "family_history" else None
-    return {"parent": place, "parent_code": coding(outer.find("code"))[0],
-            "parent_status": status.get("code") if status is not None else None,
-            "relation": relation[0], "relation_system": relation[1], "relation_display": relation[2],
-            "relation_also_code": other[0], "relation_also_system": other[1]}  # fmt: skip
-
-
-def _narrative(
-    element: etree._Element, about: etree._Element | None, texts: Mapping[str, etree._Element]
-) -> str | None:
-    """The text of the code, or of the entry: its own, or what it refers to in the section's narrative."""
-    for place in (about.find("originalText") if about is not None else None, element.find("text")):
+    def _text(self, place: etree._Element | None) -> str | None:
         if place is None:
-            continue
+            return None
         reference = place.find("reference")
-        target = texts.get((reference.get("value") or "").lstrip("#")) if reference is not None else None
-        if found := plain_text(target if target is not None else place):
-            return found
-    return None
+        target = self.texts.get((reference.get("value") or "").lstrip("#")) if reference is not None else None
+        return plain_text(target if target is not None else place)
+
+
+def _translations(about: etree._Element | None, code: str | None) -> Columns:
+    """The first two translations that are not the code itself."""
+    others = about.iterfind("translation[@code]") if about is not None else ()
+    found = [other for other in others if other.get("code") != code]
+    columns: Columns = {}
+    for name, other in zip(("also", "more"), found, strict=False):
+        columns |= concept(other, f"{name}_code")
+    return columns
