@@ -80,7 +80,8 @@ SOURCE_KEYS = {
 class Table:
     """One declared table. `subject` is the column that names the subject; None for shared tables.
 
-    `timezone` is that of the source: clocks that come with an offset are turned into its wall clock.
+    `timezone` is that of the source: clocks that come with an offset are turned into its wall clock. `siblings` are the
+    names of all tables of the source.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Table:
     ignore_case: bool = False
     timezone: str = "UTC"
     format: str | None = None
+    siblings: frozenset[str] = frozenset()
 
     @property
     def header(self) -> list[str]:
@@ -267,6 +269,7 @@ def _table(document: Document, name: str, subject: str | None, zone: str) -> Tab
         ignore_case=bool(document.value.get("ignore_case")),
         timezone=zone,
         format=document.value.get("format"),
+        siblings=frozenset(document.value["tables"]),
         **formats,
     )
 

@@ -3,9 +3,12 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from mmap import mmap
 
-_START = re.compile(rb"(?:^|(?<=[\r\n\x0b]))(?=MSH[^A-Za-z0-9\r\n])")
-_ENVELOPE = re.compile(rb"(?:^|(?<=[\r\n\x0b]))(?:FHS|BHS|BTS|FTS)[^\r\n]*")
+LONGEST = 64 << 20
+"""Bytes that a message may have: more is no message but a file that lost its line ends, or an attack."""
+_START = re.compile(rb"(?:^|(?<=[\r\n\x0b])|(?<=\xef\xbb\xbf))(?=MSH[^A-Za-z0-9\r\n])")
+_ENVELOPE = re.compile(rb"(?:^|(?<=[\r\n\x0b])|(?<=\xef\xbb\xbf))(?:FHS|BHS|BTS|FTS)[^\r\n]*")
 _SEGMENT = re.compile(r"[A-Z][A-Z0-9]{2}")
 _CHARSETS = {
     "": "utf-8", "ASCII": "utf-8", "UNICODE": "utf-8", "UNICODE UTF-8": "utf-8", "UTF-8": "utf-8",
@@ -37,23 +40,25 @@ class Message:
     subcomponent: str
 
 
-def messages(content: bytes) -> Iterator[Message | tuple[int, MessageError]]:
-    """Every message of a file, or its number and why it cannot be read."""
+def messages(content: bytes | mmap) -> Iterator[Message | tuple[int, MessageError]]:
+    """Every message of a file, or its number and why it cannot be read. One message is in memory at a time."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        content = content.decode("utf-16", errors="replace").encode()
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    framed = b"\x0b" in content
-    envelopes = {found[0][:3] for found in _ENVELOPE.finditer(content)}
+        content = content[:].decode("utf-16", errors="replace").encode()
+    framed = content.find(b"\x0b") >= 0
+    envelopes = {content[found.start() : found.start() + 3] for found in _ENVELOPE.finditer(content)}
     opened = any(a in envelopes and z not in envelopes for a, z in ((b"FHS", b"FTS"), (b"BHS", b"BTS")))
-    before, *parts = _START.split(content)
-    if _ENVELOPE.sub(b"", before).strip(b"\x0b\x1c\r\n \x00"):
+    starts = [found.start() for found in _START.finditer(content)]
+    ends = [*starts[1:], len(content)] if starts else []
+    first = starts[0] if starts else len(content)
+    if first > LONGEST or _ENVELOPE.sub(b"", content[:first]).strip(b"\xef\xbb\xbf\x0b\x1c\r\n \x00"):
         yield 0, MessageError("no header", "MSH", "text before the first MSH belongs to no message")
-    for number, part in enumerate(parts, start=1):
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True), start=1):
         try:
-            if (framed and b"\x1c" not in part) or (opened and number == len(parts)):
-                raise MessageError(
-                    "truncated", part[:3].decode(), "the file ends before its frame or batch is closed"
-                )
+            if end - start > LONGEST:
+                raise MessageError("too long", "MSH", f"the message has more than {LONGEST >> 20} MiB")
+            part = content[start:end]
+            if (framed and b"\x1c" not in part) or (opened and number == len(starts)):
+                raise MessageError("truncated", "MSH", "the file ends before its frame or batch is closed")
             part = _ENVELOPE.sub(b"", part) if envelopes else part
             yield _message(number, part.translate(None, b"\x0b\x1c\x00"))
         except MessageError as error:

@@ -1,64 +1,83 @@
 """Messages to batches of rows. A message that cannot be read is one reject, of the table `msh`."""
 
-import hashlib
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import polars as pl
 
-from ehrseq.core.errors import SourceError
+from ehrseq.core.errors import MappingError, SourceError, closest
 from ehrseq.sources.declaration import Table
 from ehrseq.sources.hl7v2.messages import Message, MessageError, messages
-from ehrseq.sources.hl7v2.values import fhir_time, part_of, value
+from ehrseq.sources.hl7v2.related import AROUND, Segments, related
+from ehrseq.sources.hl7v2.rows import KNOWN, message_rows
+from ehrseq.sources.hl7v2.values import Part, part_of, value
 from ehrseq.sources.rejects import join_rejects, rejects
 
-type Row = tuple[list[str], Message, dict[str, str | None]]
-type Parsed = tuple[dict[str, list[Row]], list[tuple[int, MessageError]]]
+type Row = tuple[Segments, int, list[str]]
+type Refused = tuple[int, MessageError]
 
 SUFFIXES = (".hl7", ".hl7v2", ".er7")
 """What the name of a file of messages ends in."""
-TABLES = frozenset(
-    ["MSH", "PID", "PV1", "OBR", "OBX", "AL1", "DG1", "PR1", "RXA", "RXE", "SCH", "TXA", "MRG"]
-)
-"""Segments with a table of their own; all others are rows of the table `other`."""
-_ROWS_AT_ONCE = 50_000
+OTHER, VALUES = "other", "obx_values"
+"""Tables of the segments that no table is declared for, and of the values of an OBX that has several."""
+_ONE_VALUE = ("TX", "FT", "ED", "RP", "NA")
+_ROWS_AT_ONCE, _MESSAGES_AT_ONCE = 50_000, 5_000
 _BYTES_HELD = 32 << 20
-_NAMES = {
-    "OBX": (3, 4), "AL1": (3,), "DG1": (3, 5), "PR1": (3, 5), "RXA": (3, 5), "RXE": (2,), "SCH": (1, 2), "TXA": (12,),
-}  # fmt: skip
-"""Fields that, with the patient, the visit and the order, name what a segment is about, in all its versions."""
-_MERGES = {"A18", "A34", "A36", "A39", "A40", "A47"}
-"""Events that give a patient's number up for another; MRG of other events is about accounts and visits."""
-_SEVERAL = {*_MERGES, *["A17", "A24", "A30", "A35", "A37", "A41", "A42", "A43", "A44", "A45"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """Some messages: the rows of each kind of segment, and the messages that cannot be read."""
+
+    rows: dict[str, list[Row]]
+    refused: list[Refused]
 
 
 def read(table: Table, files: Sequence[tuple[Path, str]]) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
     """Yield (rows, rejects) of the table of a segment: its columns as text, `_file` and `_row`.
 
     `_row` counts the segments of the table in the file from 1; in rejects of `msh`, the messages.
-    Raises: SourceError if a file cannot be opened.
+    Raises: SourceError if a file cannot be opened; MappingError if a column is no part of a segment.
     """
+    parts = [(column, _part(table, column)) for column in table.columns]
     rows: list[tuple[str | int | None, ...]] = []
     unread: list[pl.DataFrame] = []
     for path, name in files:
-        by_table, refused = _file_rows(path, table.timezone)
-        parts = [(column, part_of(column)) for column in table.columns]
-        for row, (fields, message, known) in enumerate(by_table.get(table.name, ()), start=1):
-            values = [
-                value(fields, part, message, table.timezone) if part else known.get(column)
-                for column, part in parts
-            ]
-            rows.append((*values, name, row))
-        if table.name == "msh":
-            unread += [_refused(name, number, error) for number, error in refused]
-        if len(rows) >= _ROWS_AT_ONCE:
-            yield _frame(table, rows), join_rejects(unread)
-            rows, unread = [], []
+        count = 0
+        for parsed in _parsed(path, table.timezone):
+            for found in _rows_of(parsed, table):
+                count += 1
+                rows.append((*(_value(found, column, part, table) for column, part in parts), name, count))
+            if table.name == "msh":
+                unread += [_refused(name, number, error) for number, error in parsed.refused]
+            if len(rows) >= _ROWS_AT_ONCE:
+                yield _frame(table, rows), join_rejects(unread)
+                rows, unread = [], []
     yield _frame(table, rows), join_rejects(unread)
+
+
+def _part(table: Table, column: str) -> Part | None:
+    part = part_of(column)
+    if part is None and column not in KNOWN and column not in AROUND:
+        raise MappingError(
+            f"table {table.name}: column `{column}` is no part of a segment such as pid_3_1, and none that the reader "
+            f"fills.{closest(column, sorted((*KNOWN, *AROUND)))}"
+        )
+    return part
+
+
+def _value(row: Row, column: str, part: Part | None, table: Table) -> str | None:
+    segments, at, fields = row
+    if part is None:
+        return AROUND[column](segments, at) if column in AROUND else segments.known[at].get(column)
+    if part.segment != fields[0]:
+        found = related(segments, at, part.segment)
+        return value(found, part, segments.message, table.timezone) if found else None
+    return value(fields, part, segments.message, table.timezone)
 
 
 def _frame(table: Table, rows: list[tuple[str | int | None, ...]]) -> pl.DataFrame:
@@ -72,135 +91,64 @@ def _refused(name: str, number: int, error: MessageError) -> pl.DataFrame:
     return rejects(place, "msh", rule=error.rule, element=error.segment, message=message)
 
 
+def _rows_of(parsed: Parsed, table: Table) -> list[Row]:
+    """The rows of a table; of `other`, those of all segments that no table is declared for."""
+    if table.name != OTHER:
+        return parsed.rows.get(table.name, [])
+    rest = [row for name, rows in parsed.rows.items() if name not in table.siblings for row in rows]
+    return sorted(rest, key=lambda row: (row[0].message.number, row[1]))
+
+
 @lru_cache(1)
 def _held() -> dict[tuple[Path, int, int, str], Parsed]:
     """Files parsed by this process, for the tables that are read from them next."""
     return {}
 
 
-def _file_rows(path: Path, timezone: str) -> Parsed:
+def _parsed(path: Path, timezone: str) -> Iterator[Parsed]:
+    """The messages of a file; of a large one, some at a time, each time it is read."""
     try:
         stat = path.stat()
         stamp = (path, stat.st_mtime_ns, stat.st_size, timezone)
         if stamp in (held := _held()):
-            return held[stamp]
-        content = path.read_bytes()
+            yield held[stamp]
+            return
+        with path.open("rb") as file:
+            if stat.st_size > _BYTES_HELD:
+                with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+                    each = messages(content)
+                    while some := list(islice(each, _MESSAGES_AT_ONCE)):
+                        yield _parse(some, timezone)
+                return
+            parsed = _parse(messages(file.read()), timezone)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}. Check the file.") from error
-    by_table: dict[str, list[Row]] = {}
-    refused: list[tuple[int, MessageError]] = []
-    for found in messages(content):
+    if sum(size for _, _, size, _ in held) + stat.st_size > _BYTES_HELD:
+        held.clear()
+    held[stamp] = parsed
+    yield parsed
+
+
+def _parse(some: Iterable[Message | Refused], timezone: str) -> Parsed:
+    parsed = Parsed({}, [])
+    for found in some:
         if not isinstance(found, Message):
-            refused.append(found)
+            parsed.refused.append(found)
             continue
         try:
-            for name, row in message_rows(found, timezone):
-                by_table.setdefault(name, []).append(row)
+            segments = message_rows(found, timezone)
         except MessageError as error:
-            refused.append((found.number, error))
-    if sum(size for _, _, size, _ in held) + len(content) > _BYTES_HELD:
-        held.clear()
-    if len(content) <= _BYTES_HELD:
-        held[stamp] = by_table, refused
-    return by_table, refused
+            parsed.refused.append((found.number, error))
+            continue
+        for at, fields in enumerate(segments.fields):
+            parsed.rows.setdefault(fields[0].lower(), []).append((segments, at, fields))
+            if fields[0] == "OBX" and len(fields) > 5 and found.repetition in fields[5]:
+                parsed.rows.setdefault(VALUES, []).extend(_values(segments, at, fields))
+    return parsed
 
 
-def message_rows(message: Message, timezone: str) -> list[tuple[str, Row]]:
-    """Table and row of each segment of a message. Raises: MessageError."""
-    split = [line.split(message.field) for line in message.lines]
-    header = ["MSH", message.field, *split[0][1:]]
-    context = _context(header, split, message, timezone)
-    found: list[tuple[str, Row]] = []
-    again = Counter[str]()
-    order = visit = None
-    for number, fields in enumerate(split, start=1):
-        segment = fields[0]
-        if segment == "PID":
-            context["patient"], order, visit = _patient(fields, message), None, None
-        elif segment == "PV1":
-            visit = _text(fields, 19, message) or _text(fields, 50, message)
-        elif segment in ("ORC", "OBR"):
-            order = _text(fields, 3, message) or _text(fields, 2, message) or f"{context['message']}.{number}"
-            if segment == "OBR":
-                order += "." + _text(fields, 4, message)
-        known = {**context, "segment": segment, "number": str(number)}
-        known["request"] = _hash(f"{context['patient']}|{order}") if order else None
-        known["visit"] = _hash(f"{context['patient']}|{visit}") if visit else None
-        if segment in TABLES:
-            named = "|".join(fields[at] for at in _NAMES.get(segment, ()) if at < len(fields))
-            within = visit or order or context["message"]
-            about = f"{context['patient']}|{within}|{order}|{segment}|{named}"
-            again[about] += 1
-            known["key"] = _hash(f"{about}|{again[about]}")
-        name = segment.lower() if segment in TABLES else "other"
-        if segment == "MRG":
-            known["retired"] = _identifier(_at(fields, 1), message)
-            if context["event"] not in _MERGES or known["retired"] in (None, context["patient"]):
-                name = "other"
-        found.append((name, (header if segment == "MSH" else fields, message, known)))
-    return found
-
-
-def _context(
-    header: list[str], split: list[list[str]], message: Message, timezone: str
-) -> dict[str, str | None]:
-    kind = [*_at(header, 9).split(message.component), ""][:2]
-    people = [_patient(fields, message) for fields in split if fields[0] == "PID"]
-    if not people:
-        raise MessageError("no patient", "PID", "the message has no PID")
-    if kind[0] == "ADT" and kind[1] not in _SEVERAL and len(set(people)) > 1:
-        raise MessageError("patient conflict", "PID", "two PID segments of one event name different patients")
-    event = next((fields for fields in split if fields[0] == "EVN"), [])
-    sent = _at(header, 7) or _at(event, 2)
-    return {
-        "message": _hash("\r".join(message.lines)), "patient": people[0], "type": kind[0],
-        "event": kind[1] or _at(event, 1),
-        "sent": _instant(fhir_time(sent.split(message.component)[0], timezone)),
-    }  # fmt: skip
-
-
-def _at(fields: list[str], number: int) -> str:
-    return fields[number] if number < len(fields) else ""
-
-
-def _text(fields: list[str], number: int, message: Message) -> str:
-    return _at(fields, number).split(message.repetition)[0].split(message.component)[0].strip()
-
-
-def _instant(time: str) -> str | None:
-    try:
-        moment = datetime.fromisoformat(time)
-    except ValueError:
-        return None
-    return (moment.astimezone(UTC) if moment.tzinfo else moment).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _patient(fields: list[str], message: Message) -> str:
-    """Who a PID is about. Raises: MessageError if it has no number, or two of one kind from one authority."""
-    numbers: dict[tuple[str, str], str] = {}
-    for repetition in _at(fields, 3).split(message.repetition):
-        number, _, _, authority, kind = (repetition.split(message.component) + [""] * 5)[:5]
-        if number and kind == "MR" and authority and numbers.setdefault((authority, kind), number) != number:
-            raise MessageError("patient conflict", "PID", "PID-3 has two MR numbers from one authority")
-    found = _identifier(_at(fields, 3), message) or _identifier(_at(fields, 2), message)
-    if not found:
-        raise MessageError("no patient", "PID", "PID-3 and PID-2 are empty")
-    return found
-
-
-def _identifier(field: str, message: Message) -> str | None:
-    """The first number of a CX field with its authority, in the characters of a FHIR id."""
-    pieces = [
-        piece for piece in field.split(message.repetition) if piece.split(message.component)[0].strip(' "')
-    ]
-    if not pieces:
-        return None
-    number, _, _, authority = (pieces[0].split(message.component) + [""] * 4)[:4]
-    text = ".".join(filter(None, (authority.split(message.subcomponent)[0].strip(), number.strip())))
-    plain = re.fullmatch(r"[A-Za-z0-9.-]{1,30}", text)
-    return text if plain else f"{re.sub('[^A-Za-z0-9.-]', '-', text)[:16]}-{_hash(text)[:12]}"
-
-
-@lru_cache(1024)
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+def _values(segments: Segments, at: int, fields: list[str]) -> Iterator[Row]:
+    """A row for each value of an OBX that has several; the repetitions of text are its lines."""
+    if fields[2] not in _ONE_VALUE:
+        for piece in fields[5].split(segments.message.repetition):
+            yield segments, at, [*fields[:5], piece, *fields[6:]]

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from ehrseq.sources.hl7v2.messages import Message
 
-_NAME = re.compile(r"[a-z][a-z0-9]{2}_(\d+)(?:r(\d+))?(?:_(\d+))?(?:_(\d+))?(_t|_s)?")
+_NAME = re.compile(r"([a-z][a-z0-9]{2})_(\d+)(?:r(\d+))?(?:_(\d+))?(?:_(\d+))?(_t|_s|_l)?")
 _TIME = re.compile(r"(\d{4})(\d\d)?(\d\d)?(?:(\d\d)(\d\d)?(\d\d)?(\.\d+)?)?([+-]\d{4})?")
 SYSTEMS = {
     "LN": "http://loinc.org", "LOINC": "http://loinc.org", "SCT": "http://snomed.info/sct",
@@ -24,8 +24,11 @@ SYSTEMS = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Where a value stands: field, repetition, component, sub-component (from 1; 0 is all of it), and what it is."""
+    """Where a value stands: segment, field, repetition, component, sub-component (from 1; 0 is all of it), and what it
+    is: a time (`_t`), a code system (`_s`), or all repetitions, a line each (`_l`).
+    """
 
+    segment: str
     field: int
     repetition: int
     component: int
@@ -38,19 +41,29 @@ def part_of(column: str) -> Part | None:
     """The part that a column names; None for columns that the reader fills itself.
 
     >>> part_of("pid_3r2_4_1"), part_of("message")
-    (Part(field=3, repetition=2, component=4, subcomponent=1, kind=''), None)
+    (Part(segment='PID', field=3, repetition=2, component=4, subcomponent=1, kind=''), None)
     """
     match = _NAME.fullmatch(column)
     if not match:
         return None
-    field, repetition, component, subcomponent, kind = match.groups()
-    return Part(int(field), int(repetition or 1), int(component or 0), int(subcomponent or 0), kind or "")
+    segment, field, repetition, component, subcomponent, kind = match.groups()
+    return Part(
+        segment.upper(),
+        int(field),
+        int(repetition or 1),
+        int(component or 0),
+        int(subcomponent or 0),
+        kind or "",
+    )
 
 
 def value(fields: list[str], part: Part, message: Message, timezone: str) -> str | None:
     """A part of a segment's fields, unescaped; null where it is absent or deleted."""
     if part.field >= len(fields) or not (text := fields[part.field]):
         return None
+    if part.kind == "_l":
+        lines = (unescape(line, message).strip() for line in text.split(message.repetition))
+        return "\n".join(lines).strip() or None
     for mark, at in (
         (message.repetition, part.repetition),
         (message.component, part.component),
@@ -63,9 +76,7 @@ def value(fields: list[str], part: Part, message: Message, timezone: str) -> str
             return None
     if not text or text == '""':
         return None
-    if message.escape in text:
-        text = unescape(text, message)
-    text = text.strip()
+    text = unescape(text, message).strip()
     if part.kind == "_t":
         return fhir_time(text, timezone)
     if part.kind == "_s":
@@ -75,6 +86,8 @@ def value(fields: list[str], part: Part, message: Message, timezone: str) -> str
 
 def unescape(text: str, message: Message) -> str:
     r"""Resolve \F\ \S\ \T\ \R\ \E\ \Xdd\ \.br\; highlighting goes, and what is not known stays as it stands."""
+    if message.escape not in text:
+        return text
     known = {
         "F": message.field, "S": message.component, "T": message.subcomponent, "R": message.repetition,
         "E": message.escape, ".br": "\n", ".BR": "\n", "H": "", "N": "",
