@@ -171,11 +171,24 @@ def _fit_logistic(features: dict[str, Any], labels: dict[str, Any], seed: int) -
     return tried[best], best
 
 
+@dataclass(frozen=True, slots=True)
+class _Trees:
+    """Boosted trees on the columns that had a value in the training split; the binning cannot take others."""
+
+    model: Any
+    columns: NDArray[np.intp]
+
+    def predict_proba(self, features: Floats) -> Floats:
+        found: Floats = self.model.predict_proba(features[:, self.columns])
+        return found
+
+
 def _fit_trees(features: dict[str, Any], labels: dict[str, Any], seed: int) -> tuple[Any, float]:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     stops = len(np.unique(labels["tuning"])) == 2
-    given = {"X_val": features["tuning"], "y_val": labels["tuning"]} if stops else {}
+    columns = np.flatnonzero(~np.isnan(features["train"]).all(axis=0))
+    given = {"X_val": features["tuning"][:, columns], "y_val": labels["tuning"]} if stops else {}
     tried = {
         leaves: HistGradientBoostingClassifier(
             learning_rate=0.1,
@@ -186,8 +199,9 @@ def _fit_trees(features: dict[str, Any], labels: dict[str, Any], seed: int) -> t
             early_stopping=stops,
             n_iter_no_change=10,
             random_state=seed,
-        ).fit(features["train"], labels["train"], **given)
+        ).fit(features["train"][:, columns], labels["train"], **given)
         for leaves in _LEAVES
     }
-    best = min(tried, key=lambda leaves: _loss(tried[leaves], features["tuning"], labels["tuning"]))
-    return tried[best], float(best)
+    trees = {leaves: _Trees(model, columns) for leaves, model in tried.items()}
+    best = min(trees, key=lambda leaves: _loss(trees[leaves], features["tuning"], labels["tuning"]))
+    return trees[best], float(best)

@@ -11,7 +11,7 @@ from toy.ward import DRUG, ward
 
 from ehrseq.core.errors import ConfigError, ModelError
 from ehrseq.models import prefix_features
-from ehrseq.models.baselines import BASELINES, fit_baseline, fit_baselines
+from ehrseq.models.baselines import BASELINES, _fit_trees, fit_baseline, fit_baselines
 from ehrseq.models.prefix_features import SUMMARIES, log_counts, value_summaries
 from ehrseq.tokens.packing import Examples
 
@@ -165,3 +165,15 @@ def test_wrong_asks_are_named(tmp_path: Path) -> None:
     examples.value[:] = 0
     with pytest.raises(ModelError, match="one class only"):
         fit_baseline("logistic", store, examples)
+
+
+def test_trees_take_a_value_that_no_training_patient_has() -> None:
+    random = np.random.default_rng(0)
+    train = np.column_stack([random.normal(size=200), np.full(200, np.nan)]).astype(np.float32)
+    features = {"train": train, "tuning": train[:50]}
+    labels = {name: (part[:, 0] > 0).astype(np.float32) for name, part in features.items()}
+    trees, _ = _fit_trees(features, labels, 0)
+    later = np.array([[2.0, 7.0], [-2.0, 7.0]], np.float32)  # a patient to predict has it
+    high, low = trees.predict_proba(later)[:, 1]
+    assert high > 0.9
+    assert low < 0.1
