@@ -31,12 +31,24 @@ def run_tasks[A, R](
     >>> run_tasks(abs, [-1, 2])
     [1, 2]
     """
+    return list(each_result(task, arguments, workers=workers, what=what))
+
+
+def each_result[A, R](
+    task: Callable[[A], R], arguments: Sequence[A], *, workers: int = 1, what: str = "tasks"
+) -> Iterator[R]:
+    """As `run_tasks`, one result after another, for those that are too large to be kept all.
+
+    >>> next(each_result(abs, [-1, 2]))
+    1
+    """
     if workers < 1:
         raise ConfigError(f"--workers is {workers}, expected 1 or more.")
     total = len(arguments)
-    if workers == 1 or total <= 1:
-        return list(track(map(task, arguments), total, what))
-    return list(track(_pooled(task, arguments, min(workers, total)), total, what))
+    alone = workers == 1 or total <= 1
+    yield from track(
+        map(task, arguments) if alone else _pooled(task, arguments, min(workers, total)), total, what
+    )
 
 
 def _pooled[A, R](task: Callable[[A], R], arguments: Sequence[A], workers: int) -> Iterator[R]:

@@ -4,7 +4,7 @@ A subject is in one shard only, so patients are counted shard by shard and added
 the sum is the same for one shard or a thousand, in any order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,6 +18,8 @@ from ehrseq.tokens import text
 from ehrseq.tokens.backoff import ladder
 from ehrseq.tokens.packing import SPLITS, ranges
 from ehrseq.tokens.shards import NOTE, TimelineShard, encode, finite_values, read_events, read_splits
+
+_ROWS_WAITING = 2_000_000  # distinct values of shards that are not added up yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,19 @@ class Counts:
     values: pl.DataFrame  # code String, unit String, value Float32, events Int64
 
     @classmethod
-    def sum(cls, parts: Sequence["Counts"]) -> "Counts":
-        """Add up the counts of several shards; sorted by their keys."""
-        if len(parts) == 0:
-            return _count(pl.DataFrame(schema=Event.polars_schema()), 0)
+    def sum(cls, parts: Iterable["Counts"]) -> "Counts":
+        """Add up the counts of several shards, some at a time; sorted by their keys."""
+        waiting = [_count(pl.DataFrame(schema=Event.polars_schema()), 0)]
+        rows = 0
+        for part in parts:
+            waiting.append(part)
+            rows += part.values.height
+            if rows > max(_ROWS_WAITING, waiting[0].values.height):
+                waiting, rows = [cls._together(waiting)], 0
+        return cls._together(waiting)
+
+    @classmethod
+    def _together(cls, parts: Sequence["Counts"]) -> "Counts":
         return cls(
             names=_added([part.names for part in parts]),
             units=_added([part.units for part in parts]),

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from ehrseq.core.errors import ConfigError, TokenError
-from ehrseq.core.executor import run_tasks
+from ehrseq.core.executor import each_result
 from ehrseq.tokens.backoff import ladder
 from ehrseq.tokens.counts import CountJob, Counts, count_shard
 from ehrseq.tokens.shards import timeline_shards
@@ -143,7 +143,7 @@ def fit_vocabulary(timeline: Path, config: VocabularyConfig | None = None, *, wo
     """
     config = config or VocabularyConfig()
     jobs = [CountJob(timeline, shard, config.note_words) for shard in timeline_shards(timeline)]
-    counts = Counts.sum(run_tasks(count_shard, jobs, workers=workers, what="vocabulary"))
+    counts = Counts.sum(each_result(count_shard, jobs, workers=workers, what="vocabulary"))
     enough = pl.col("patients") >= config.min_patients
     codes = (*RESERVED, *_kept_names(counts.names.filter(enough), config.max_words))
     units = ("", *counts.units.filter(enough & (pl.col("unit") != ""))["unit"].sort().to_list())
