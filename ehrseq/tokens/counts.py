@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ehrseq.timeline.schema import Event
 from ehrseq.tokens import text
-from ehrseq.tokens.backoff import ladder
+from ehrseq.tokens.backoff import Parents, ladder, parents_of
 from ehrseq.tokens.packing import SPLITS, ranges
 from ehrseq.tokens.shards import NOTE, TimelineShard, encode, finite_values, read_events, read_splits
 
@@ -66,10 +66,11 @@ def count_shard(job: CountJob) -> Counts:
     """Count the training patients and values of one shard."""
     splits = read_splits(job.timeline)
     train = splits.filter(pl.col("split") == SPLITS.index("train")).select("subject_id")
-    return _count(read_events(job.shard).join(train, on=Event.subject_id, how="semi"), job.note_words)
+    events = read_events(job.shard).join(train, on=Event.subject_id, how="semi")
+    return _count(events, job.note_words, parents_of(job.timeline))
 
 
-def _count(events: pl.DataFrame, note_words: int) -> Counts:
+def _count(events: pl.DataFrame, note_words: int, parents: Parents | None = None) -> Counts:
     code, codes = encode(events[Event.code])
     unit, units = encode(events[Event.unit].fill_null(""))
     value = finite_values(events)
@@ -83,7 +84,7 @@ def _count(events: pl.DataFrame, note_words: int) -> Counts:
         return found.select(pl.col("name").alias("code"), pl.col("name_unit").alias("unit"), *rest)
 
     names = [
-        _code_patients(coded, codes),
+        _code_patients(coded, codes, parents),
         _answer_patients(events, value),
         _word_patients(events, note_words),
     ]
@@ -96,9 +97,9 @@ def _count(events: pl.DataFrame, note_words: int) -> Counts:
     )
 
 
-def _code_patients(coded: pl.DataFrame, codes: list[str]) -> pl.DataFrame:
-    """Patients of each code and of each prefix of a code: name String, patients Int64."""
-    ladders = [ladder(code) for code in codes]
+def _code_patients(coded: pl.DataFrame, codes: list[str], parents: Parents | None) -> pl.DataFrame:
+    """Patients of each code and of all that codes lead to: name String, patients Int64."""
+    ladders = [ladder(code, parents) for code in codes]
     rung_ids = {name: index for index, name in enumerate(dict.fromkeys(chain.from_iterable(ladders)))}
     rungs = np.fromiter((rung_ids[name] for name in chain.from_iterable(ladders)), np.int64)
     steps = np.fromiter(map(len, ladders), np.int64, len(ladders))

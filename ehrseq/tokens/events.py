@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ehrseq.core.errors import TokenError
 from ehrseq.timeline.schema import Event
 from ehrseq.tokens import text
+from ehrseq.tokens.backoff import Parents
 from ehrseq.tokens.packing import SPLITS
 from ehrseq.tokens.shards import BIRTH, NOTE, encode, finite_values
 from ehrseq.tokens.store import UNKNOWN_BIRTH
@@ -27,7 +28,11 @@ _HELD_OUT = SPLITS.index("held_out")
 
 
 def tokens_of(
-    events: pl.DataFrame, vocabulary: Vocabulary, splits: pl.DataFrame, shard: int = 0
+    events: pl.DataFrame,
+    vocabulary: Vocabulary,
+    splits: pl.DataFrame,
+    shard: int = 0,
+    parents: Parents | None = None,
 ) -> tuple[Arrays, Counter[str]]:
     """Tokens of `events`, rows of one shard as `read_events` gives them; at least one row.
 
@@ -35,10 +40,12 @@ def tokens_of(
     `unknown` by how their code was read; `values` and `values_without_scale`; `answers` and `answers_kept`;
     `words`, `words_unknown` and `words_cut`; `units_unknown`; `subjects_without_split` (they count as held out).
 
+    A code that leads to another of the same unit takes its scale. `parents`: see `backoff.ladder`.
+
     Raises: TokenError for a modality that the vocabulary does not know.
     """
     counts: Counter[str] = Counter()
-    token = _codes_and_values(events, vocabulary, counts)
+    token = _codes_and_values(events, vocabulary, counts, parents)
     token["time"], starts, birth = _times(events)
     token["modality"] = _modality(events, vocabulary)
     token["event"] = np.arange(events.height)
@@ -55,9 +62,11 @@ def tokens_of(
     return token, counts
 
 
-def _codes_and_values(events: pl.DataFrame, vocabulary: Vocabulary, counts: Counter[str]) -> Arrays:
+def _codes_and_values(
+    events: pl.DataFrame, vocabulary: Vocabulary, counts: Counter[str], parents: Parents | None
+) -> Arrays:
     index, names = encode(events[Event.code])
-    found = [vocabulary.read(name) for name in names]
+    found = [vocabulary.read(name, parents) for name in names]
     code = np.asarray([number for number, _ in found], np.int32)[index]
     how = np.asarray([_WAYS.index(way) for _, way in found])[index]
     for number, way in enumerate(_WAYS):
@@ -68,7 +77,7 @@ def _codes_and_values(events: pl.DataFrame, vocabulary: Vocabulary, counts: Coun
     counts["units_unknown"] = int((unit < 0).sum())
 
     x = finite_values(events)
-    row = vocabulary.scales.find(np.where(how == 0, code, -1), unit)
+    row = vocabulary.scales.find(np.where(code == UNKNOWN, -1, code), unit)
     value, bins = vocabulary.scales.apply(row, x)
     counts["values"] = int((bins > 0).sum())
     counts["values_without_scale"] = int((~np.isnan(x)).sum()) - counts["values"]

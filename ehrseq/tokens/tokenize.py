@@ -12,6 +12,7 @@ from ehrseq.core.errors import SchemaError, TokenError
 from ehrseq.core.executor import run_tasks
 from ehrseq.core.files import storage_errors, write_bytes
 from ehrseq.core.manifest import Account, Input
+from ehrseq.tokens.backoff import parents_of
 from ehrseq.tokens.events import tokens_of
 from ehrseq.tokens.shards import TimelineShard, read_events, read_splits, timeline_shards
 from ehrseq.tokens.store import KIND, StoreWriter, save_part
@@ -116,7 +117,8 @@ def _keep_books(build: Build, entry: dict[str, Any], made: list[_Made], vocabula
 def _tokenize_shard(job: _Job) -> _Made:
     vocabulary = _vocabulary(job.vocabulary, job.vocabulary_sha256)
     events = read_events(job.shard)
-    arrays, counts = tokens_of(events, vocabulary, read_splits(job.timeline), job.shard.number)
+    parents = parents_of(job.timeline)
+    arrays, counts = tokens_of(events, vocabulary, read_splits(job.timeline), job.shard.number, parents)
     with storage_errors(job.part):
         save_part(job.part, arrays)
     return _Made(events.height, len(arrays["subject_id"]), counts)

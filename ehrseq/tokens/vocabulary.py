@@ -19,7 +19,7 @@ import polars as pl
 
 from ehrseq.core.errors import ConfigError, TokenError
 from ehrseq.core.executor import each_result
-from ehrseq.tokens.backoff import ladder
+from ehrseq.tokens.backoff import Parents, ladder
 from ehrseq.tokens.counts import CountJob, Counts, count_shard
 from ehrseq.tokens.shards import timeline_shards
 from ehrseq.tokens.values import MOST_UNITS, ValueScales, key_of
@@ -73,9 +73,9 @@ class Vocabulary:
         """Id of each unit; "" is 0."""
         return {name: index for index, name in enumerate(self.units)}
 
-    def read(self, code: str) -> tuple[int, Read]:
-        """The id that `code` is read as, and how it was found. Every code has one."""
-        for step, name in enumerate(ladder(code)):
+    def read(self, code: str, parents: Parents | None = None) -> tuple[int, Read]:
+        """The id that `code` is read as, and how it was found. Every code has one. `parents`: see `backoff.ladder`."""
+        for step, name in enumerate(ladder(code, parents)):
             if (found := self.code_ids.get(name, UNKNOWN)) > UNKNOWN:
                 return found, "backed_off" if step else "exact"
         return UNKNOWN, "unknown"
