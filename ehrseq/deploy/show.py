@@ -11,11 +11,11 @@ from rich.text import Text
 from ehrseq.core.errors import ConfigError
 from ehrseq.core.manifest import Manifest, read_manifest, read_run
 from ehrseq.deploy.patient import PatientPage, patient_page
-from ehrseq.deploy.trace import Origin, origin, subject_index
+from ehrseq.deploy.tokens_page import TokensPage, tokens_page
+from ehrseq.deploy.trace import Origin, origin
 
 __all__ = ["DatasetPage", "Origin", "PatientPage", "TokensPage", "origin", "show"]
 
-_US_A_YEAR = 31_556_952e6
 _MOST = 8
 
 
@@ -110,58 +110,3 @@ def _counts(title: str, counts: dict[str, int]) -> Table:
     for name, count in counts.items():
         table.add_row(name, f"{count:,}")
     return table
-
-
-@dataclass(frozen=True)
-class TokensPage:
-    """The tokens of a subject as the model sees them: one row a token, `count` in all."""
-
-    subject: int
-    count: int
-    tokens: list[dict[str, Any]]
-
-    def summary(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {"subject_id": self.subject, "count": self.count, "tokens": self.tokens}
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """One line a token."""
-        yield Text(f"Patient {self.subject}: {self.count:,} tokens", style="bold")
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("token", "age", "bin", "value"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("unit", no_wrap=True)
-        table.add_column("code", overflow="fold")
-        for item in self.tokens:
-            age = "" if item["age_years"] is None else f"{item['age_years']:.2f} y"
-            value = "" if item["value"] is None else f"{item['value']:+.2f}"
-            table.add_row(
-                str(item["token"]), age, str(item["bin"] or ""), value, Text(item["unit"]), Text(item["code"])
-            )
-        yield table
-        if left := self.count - len(self.tokens):
-            yield Text(f"… {left:,} more tokens (--rows {self.count} shows all)", style="dim")
-
-
-def tokens_page(tokens: Path, subject: int | None, rows: int) -> TokensPage:
-    """The first `rows` tokens of a subject (None: the first). Raises: TokenError, ConfigError."""
-    from ehrseq.tokens.store import UNKNOWN_BIRTH, TokenStore
-
-    store = TokenStore.open(tokens)
-    index = subject_index(store, tokens, subject)
-    where = store.rows(index)
-    birth = int(store.birth[index])
-    found = []
-    for at in range(where.start, min(where.stop, where.start + rows)):
-        value = float(store.value[at])
-        found.append(
-            {
-                "token": at - where.start,
-                "age_years": None if birth == UNKNOWN_BIRTH else (int(store.time[at]) - birth) / _US_A_YEAR,
-                "code": store.vocabulary["codes"][store.code[at]],
-                "bin": int(store.bin[at]),
-                "value": None if value != value else value,
-                "unit": store.vocabulary["units"][store.unit[at]],
-            }
-        )
-    return TokensPage(int(store.subject_id[index]), where.stop - where.start, found)
