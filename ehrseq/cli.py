@@ -364,6 +364,12 @@ def timeline(
 def tokenize(
     timeline: Annotated[Path, typer.Argument(help="A timeline.")],
     out: Out,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="Of a token store or model, taken as it is: nothing is fitted.")
+    ] = None,
+    extend: Annotated[
+        Path | None, typer.Option(help="Of a token store or model, grown: old names keep their ids.")
+    ] = None,
     workers: Workers = 1,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -373,7 +379,7 @@ def tokenize(
     def work() -> Any:
         import ehrseq
 
-        return ehrseq.tokenize(timeline, out, workers=workers)
+        return ehrseq.tokenize(timeline, out, vocabulary=vocabulary, extend=extend, workers=workers)
 
     do("tokenize", as_json, quiet, work)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ehrseq.core.dataset import Build, Result, input_of
-from ehrseq.core.errors import SchemaError, TokenError
+from ehrseq.core.errors import ConfigError, SchemaError, TokenError
 from ehrseq.core.executor import run_tasks
 from ehrseq.core.files import storage_errors, write_bytes
 from ehrseq.core.manifest import Account, Input
@@ -42,6 +42,7 @@ def tokenize(
     out: Path,
     *,
     vocabulary: Path | None = None,
+    extend: Path | None = None,
     min_patients: int = 5,
     bins: int = 10,
     note_words: int = 128,
@@ -53,19 +54,26 @@ def tokenize(
 
     The vocabulary is fitted on the training subjects (see `VocabularyConfig` for `min_patients`, `bins`, `note_words`
     and `max_words`), or is the one at `vocabulary`: a vocabulary.json, a token store or a model, as predictions
-    need; then the four are not used. Every event is used and becomes one position, a note one more for each word; how
-    many were read exactly, by a prefix or as unknown stands in the manifest's notes.
+    need; then the four are not used. With `extend` it is grown from the one there: old names keep their ids, old scales
+    their numbers, and only `max_words` is used. Every event is used and becomes one position, a note one more for each
+    word; how many were read exactly, by a prefix or as unknown stands in the manifest's notes.
 
-    Raises: TokenError if the timeline or the vocabulary is damaged or no code is common enough.
+    Raises: TokenError if the timeline or the vocabulary is damaged or no code is common enough; ConfigError for both
+    `vocabulary` and `extend`.
     """
+    if vocabulary is not None and extend is not None:
+        raise ConfigError("Give --vocabulary (taken as it is) or --extend (grown), not both.")
     timeline, config = Path(timeline), VocabularyConfig(min_patients, bins, note_words, max_words)
     inputs, settings = [_timeline_input(timeline)], asdict(config)
     given = Vocabulary.load(Path(vocabulary)) if vocabulary is not None else None
+    base = Vocabulary.load(Path(extend)) if extend is not None else None
     if given:
         inputs, settings = [*inputs, Input("vocabulary", given.sha256)], {}
+    if base:
+        inputs, settings = [*inputs, Input("extended", base.sha256)], {"max_words": max_words}
     with Build(Path(out), kind=KIND, config=settings, inputs=inputs, force=force) as build:
         if not build.unchanged:
-            words = given or fit_vocabulary(timeline, config, workers=workers)
+            words = given or fit_vocabulary(timeline, config, workers=workers, base=base)
             _write(build, timeline, words, workers)
     return build.result
 

@@ -66,6 +66,16 @@ class ValueScales:
             else np.zeros((len(first), 0), np.float32),
         )
 
+    def grown(self, later: "ValueScales") -> "ValueScales":
+        """These scales and those of `later` for what has none here."""
+        new = ~np.isin(key_of(later.code, later.unit), key_of(self.code, self.unit))
+        order = np.argsort(
+            np.concatenate([key_of(self.code, self.unit), key_of(later.code, later.unit)[new]])
+        )
+        names = ("code", "unit", "events", "median", "scale", "edges")
+        both = {name: np.concatenate([getattr(self, name), getattr(later, name)[new]]) for name in names}
+        return ValueScales(**{name: values[order] for name, values in both.items()})
+
     def find(self, code: NDArray[Any], unit: NDArray[Any]) -> NDArray[np.int64]:
         """Row of the scale for each code and unit [n]; -1 = there is none."""
         if not len(self):

@@ -7,8 +7,8 @@ the embedding it was born with. What fewer than `min_patients` patients share do
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -133,8 +133,17 @@ class Vocabulary:
         )
 
 
-def fit_vocabulary(timeline: Path, config: VocabularyConfig | None = None, *, workers: int = 1) -> Vocabulary:
+def fit_vocabulary(
+    timeline: Path,
+    config: VocabularyConfig | None = None,
+    *,
+    workers: int = 1,
+    base: Vocabulary | None = None,
+) -> Vocabulary:
     """Fit a vocabulary on the training subjects of a timeline; the others are not looked at.
+
+    With `base`, grow it: its names keep their ids and its scales their numbers, so that what a model has learnt keeps
+    its meaning; new names come behind them, and new (code, unit) get scales. `config` is then that of `base`.
 
     Exact, and the same for any number of shards and workers. One shard is read at a time per worker; what is kept
     in memory are the distinct names and the distinct (code, unit, value) with their counts.
@@ -142,11 +151,17 @@ def fit_vocabulary(timeline: Path, config: VocabularyConfig | None = None, *, wo
     Raises: TokenError if `timeline` is not one, or nothing is kept.
     """
     config = config or VocabularyConfig()
+    if base:
+        config = replace(config, bins=base.bins, note_words=base.note_words, min_patients=base.min_patients)
     jobs = [CountJob(timeline, shard, config.note_words) for shard in timeline_shards(timeline)]
     counts = Counts.sum(each_result(count_shard, jobs, workers=workers, what="vocabulary"))
     enough = pl.col("patients") >= config.min_patients
-    codes = (*RESERVED, *_kept_names(counts.names.filter(enough), config.max_words))
-    units = ("", *counts.units.filter(enough & (pl.col("unit") != ""))["unit"].sort().to_list())
+    codes = _behind(
+        base.codes if base else RESERVED, _kept_names(counts.names.filter(enough), config.max_words)
+    )
+    units = _behind(
+        base.units if base else ("",), counts.units.filter(enough & (pl.col("unit") != ""))["unit"].sort()
+    )
     if len(codes) == len(RESERVED):
         raise TokenError(
             f"{timeline}: no code is shared by {config.min_patients} patients of the training split. "
@@ -154,14 +169,19 @@ def fit_vocabulary(timeline: Path, config: VocabularyConfig | None = None, *, wo
         )
     if len(units) > MOST_UNITS:
         raise TokenError(f"{timeline}: {len(units)} units, at most {MOST_UNITS} fit. Raise min_patients.")
+    scales = _fit_scales(counts.scales.filter(enough), counts.values, codes, units, config.bins)
     return Vocabulary(
         codes=codes,
         units=units,
         bins=config.bins,
         note_words=config.note_words,
         min_patients=config.min_patients,
-        scales=_fit_scales(counts.scales.filter(enough), counts.values, codes, units, config.bins),
+        scales=base.scales.grown(scales) if base else scales,
     )
+
+
+def _behind(known: tuple[str, ...], found: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*known, *found)))
 
 
 def _kept_names(names: pl.DataFrame, max_words: int) -> list[str]:
