@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 _VERBS: dict[str, str] = {
     "demo": "ehrseq.deploy.pipeline",
     "run": "ehrseq.deploy.pipeline",
+    "train": "ehrseq.deploy.pipeline",
     "map": "ehrseq.mapping.stage",
     "import_fhir": "ehrseq.sources.fhir.stage",
     "import_bulk": "ehrseq.sources.bulk.stage",

@@ -142,6 +142,25 @@ def run(
 
 
 @app.command()
+def train(
+    config: Annotated[
+        Path, typer.Argument(help="YAML file: timeline, out, and if you like tasks and train (its settings).")
+    ],
+    workers: Workers = 1,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tokenize, label, train, predict and judge a timeline as a file says; another file, another run to compare."""
+
+    def work() -> Any:
+        from ehrseq.deploy.pipeline import train
+
+        return train(config, workers=workers)
+
+    do("train", as_json, quiet, work)
+
+
+@app.command()
 def generate(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     patients: Annotated[int, typer.Option(help="Patients of the generated hospital.")] = 2000,

@@ -1,10 +1,10 @@
-"""`ehrseq run` and `ehrseq demo`: every stage in its own folder, then a report.
+"""`ehrseq run`, `ehrseq train` and `ehrseq demo`: every stage in its own folder, then a report.
 
 Each stage is a dataset of its own, so a second run does only what has changed, and a stopped one goes on.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ehrseq.core.errors import TaskError
 from ehrseq.core.manifest import Account
 from ehrseq.core.measure import Meter
 from ehrseq.core.progress import log
+from ehrseq.deploy.plan import read_plan
 from ehrseq.training.config import TrainConfig
 
 FEW_PATIENTS = 1_000
@@ -136,67 +137,115 @@ def run(
     hospital does, the report shows what was attainable. Patients are split by `split_for`. A task with labels of one
     kind only is left out, with its reason.
     """
+    from ehrseq.sources.database import shown
+
+    stages, place = _Stages(Meter(), Path(out)), shown(str(data))
+    truth = Path(data) / "truth.parquet"
+    timeline = _read(source, data, stages, validate, max_reject_fraction, seed, workers)
+    return _learn(
+        stages,
+        timeline,
+        tasks=tasks,
+        config=config or TrainConfig(seed=seed),
+        seed=seed,
+        workers=workers,
+        title=title or f"{_name(source)}: {Path(place.partition('?')[0]).name}",
+        command=command or f"ehrseq run {source} {place} --out {out}",
+        truth=truth if truth.is_file() else None,
+    )
+
+
+def train(config: Path, *, workers: int = 1) -> Outcome:
+    """Tokenize, label, train, predict and judge a timeline that is there, as a YAML file says; see `read_plan`.
+
+    Raises: ConfigError for the file; what each stage raises.
+    """
+    plan = read_plan(Path(config))
+    return _learn(
+        _Stages(Meter(), plan.out),
+        plan.timeline,
+        tasks=plan.tasks,
+        config=plan.train,
+        seed=plan.train.seed,
+        workers=workers,
+        title=f"{plan.timeline.parent.name or plan.timeline.name}: {plan.out.name}",
+        command=f"ehrseq train {config}",
+        truth=None,
+    )
+
+
+@dataclass
+class _Stages:
+    meter: Meter
+    out: Path
+    done: dict[str, Result] = field(default_factory=dict)
+
+    def add(self, name: str, result: Result) -> Path:
+        self.done[name] = result
+        log("stage", name=name, status=result.status, **_cost(result))
+        return result.out
+
+
+def _learn(
+    stages: _Stages,
+    timeline: Path,
+    *,
+    tasks: Sequence[str] | None,
+    config: TrainConfig,
+    seed: int,
+    workers: int,
+    title: str,
+    command: str,
+    truth: Path | None,
+) -> Outcome:
+    """The stages from the timeline on."""
     import ehrseq
     from ehrseq.deploy.fitting import predict_held_out, train_model
     from ehrseq.deploy.reporting import write_evaluation
-    from ehrseq.sources.database import shown
     from ehrseq.tasks.audit import audit
     from ehrseq.tasks.definition import STANDARD_TASKS
     from ehrseq.tokens.examples import make_examples
 
-    meter, out = Meter(), Path(out)
-    config = config or TrainConfig(seed=seed)
-    stages: dict[str, Result] = {}
+    out = stages.out
+    tokens = stages.add("tokens", ehrseq.tokenize(timeline, out / "tokens", workers=workers))
+    labels, skipped = _labels(stages, timeline, tasks or STANDARD_TASKS)
+    examples = stages.add("examples", make_examples(tokens, labels, out / "examples"))
+    stages.add("audit", audit(timeline, tokens, labels, examples, out / "audit", seed=seed))
+    model = stages.add("model", train_model(tokens, examples, out / "model", config))
+    predictions = stages.add(
+        "predictions", predict_held_out(tokens, examples, model, out / "predictions", seed=seed)
+    )
+    evaluation = write_evaluation(
+        out / "report", title=title, predictions=predictions,
+        fhir=stages.done["fhir"].out if "fhir" in stages.done else None, timeline=timeline, tokens=tokens,
+        labels=labels, model=model, config=config, truth=truth, command=command, seed=seed,
+    )  # fmt: skip
+    results = json.loads((stages.add("report", evaluation) / "results.json").read_text())
+    return Outcome(out, stages.done, results, skipped, stages.meter.read())
 
-    def done(name: str, result: Result) -> Path:
-        stages[name] = result
-        log("stage", name=name, status=result.status, **_cost(result))
-        return result.out
 
-    timeline = _read(source, data, out, done, validate, max_reject_fraction, seed, workers)
-    fhir = stages["fhir"].out if "fhir" in stages else None
-    tokens = done("tokens", ehrseq.tokenize(timeline, out / "tokens", workers=workers))
+def _labels(stages: _Stages, timeline: Path, tasks: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
+    """Folders of labels, and why tasks were left out. Raises: TaskError if none is left."""
+    import ehrseq
+
     labels, skipped = [], {}
-    for task in tasks or STANDARD_TASKS:
+    for task in tasks:
+        name = f"labels/{Path(task).stem}"
         try:
-            labels.append(
-                done(
-                    f"labels/{Path(task).stem}",
-                    ehrseq.label(task, timeline, out / "labels" / Path(task).stem),
-                )
-            )
+            labels.append(stages.add(name, ehrseq.label(task, timeline, stages.out / name)))
         except TaskError as error:
             if not getattr(error, "degenerate", False):
                 raise
             skipped[str(task)] = str(error)
     if not labels:
         raise TaskError(f"{timeline}: no task has labels of both kinds: " + "; ".join(skipped.values()))
-    examples = done("examples", make_examples(tokens, labels, out / "examples"))
-    done("audit", audit(timeline, tokens, labels, examples, out / "audit", seed=seed))
-    model = done("model", train_model(tokens, examples, out / "model", config))
-    predictions = done(
-        "predictions", predict_held_out(tokens, examples, model, out / "predictions", seed=seed)
-    )
-    truth, place = Path(data) / "truth.parquet", shown(str(data))
-    done(
-        "report",
-        write_evaluation(
-            out / "report",
-            title=title or f"{_name(source)}: {Path(place.partition('?')[0]).name}",
-            predictions=predictions, fhir=fhir, timeline=timeline, tokens=tokens, labels=labels, model=model,
-            config=config, truth=truth if truth.is_file() else None,
-            command=command or f"ehrseq run {source} {place} --out {out}", seed=seed,
-        ),
-    )  # fmt: skip
-    evaluation = json.loads((out / "report" / "results.json").read_text())
-    return Outcome(out, stages, evaluation, skipped, meter.read())
+    return labels, skipped
 
 
 def _read(
     source: str | Path,
     data: str | Path,
-    out: Path,
-    done: Callable[[str, Result], Path],
+    stages: _Stages,
     validate: str,
     max_reject_fraction: float,
     seed: int,
@@ -205,27 +254,17 @@ def _read(
     """The stages up to the timeline, which is returned."""
     import ehrseq
 
+    fhir, timeline = stages.out / "fhir", stages.out / "timeline"
+    limit = {"max_reject_fraction": max_reject_fraction}
     if source == MEDS:
-        made = ehrseq.import_meds(
-            Path(data), out / "timeline", seed=seed, max_reject_fraction=max_reject_fraction
-        )
-        return done("timeline", made)
+        return stages.add("timeline", ehrseq.import_meds(Path(data), timeline, seed=seed, **limit))
     if source == FHIR:
-        resources = ehrseq.import_fhir(
-            Path(data), out / "fhir", workers=workers, max_reject_fraction=max_reject_fraction
-        )
+        resources = ehrseq.import_fhir(Path(data), fhir, workers=workers, **limit)
     else:
-        resources = ehrseq.map(
-            source,
-            data,
-            out / "fhir",
-            validate=validate,
-            workers=workers,
-            max_reject_fraction=max_reject_fraction,
-        )
-    fhir = done("fhir", resources)
+        resources = ehrseq.map(source, data, fhir, validate=validate, workers=workers, **limit)
+    stages.add("fhir", resources)
     split = split_for(resources.manifest.made.get("Patient", 0))
-    return done("timeline", ehrseq.timeline(fhir, out / "timeline", split=split, workers=workers))
+    return stages.add("timeline", ehrseq.timeline(fhir, timeline, split=split, workers=workers))
 
 
 def _name(source: str | Path) -> str:
