@@ -23,8 +23,10 @@ class Event(Schema):
     encounter_id = Nullable(pl.String)  # id of the FHIR Encounter; null = outside any
     resource_type = Required(pl.String)
     resource_id = Required(pl.String)
-    modality = Required(pl.String)  # "record" or "note"
-    span_array = Nullable(pl.String)  # name of the side array with this event's dense vectors; null = none
+    modality = Required(pl.String)  # "record", "note", or what an adapter brings: "image", "genome", "wearable"
+    # beside the code: "<element>//<system>//<code>" each, such as "route//SNOMED//47625008"; null = none
+    attributes = Nullable(pl.List(pl.String))
+    span_array = Nullable(pl.String)  # spans/<name>.bin with this event's dense vectors (core/spans.py); null = none
     span_start = Nullable(pl.Int64)  # its first row in that array; null = none
     span_length = Nullable(pl.Int32)  # number of rows; null = none
 

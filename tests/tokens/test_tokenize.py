@@ -180,11 +180,12 @@ def test_damaged_timelines(tmp_path: Path) -> None:
         tokenize(timeline, tmp_path / "tokens")
     unsorted = write_timeline(tmp_path / "unsorted", shards=1)
     frame = pl.read_parquet(unsorted / "data" / "0000.parquet")
-    frame.reverse().write_parquet(unsorted / "data" / "0000.parquet")
+    backwards = frame.sort("subject_id", "time", descending=True)
+    backwards.write_parquet(unsorted / "data" / "0000.parquet")
     with pytest.raises(TokenError, match=r"0000.parquet: sha256 differs"):
         tokenize(unsorted, tmp_path / "tokens")
     with Build(unsorted, kind="timeline", config={}, inputs=[], force=True) as build:
-        build.write("data/0000.parquet", frame.reverse())
+        build.write("data/0000.parquet", backwards)
         build.write("metadata/subject_splits.parquet", split_frame(splits_of()))
     with pytest.raises(TokenError, match="not sorted by subject_id and time"):
         tokenize(unsorted, tmp_path / "tokens")
