@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from ehrseq.timeline import dates
+from ehrseq.timeline.attributes import attributes_of
 from ehrseq.timeline.concepts import PARENTS, Concepts, parents, with_codes
 from ehrseq.timeline.knowable import GUARANTEES, Kind, Source
 from ehrseq.timeline.schema import Event
@@ -35,6 +36,13 @@ class Made:
     parents: pl.DataFrame
 
 
+_NOTHING = Made(
+    pl.DataFrame(schema=MADE),
+    pl.DataFrame(schema={"resource_id": pl.String(), "reason": pl.String()}),
+    pl.DataFrame(schema=PARENTS),
+)
+
+
 def make_events(
     kind: Kind,
     rows: pl.DataFrame,
@@ -49,6 +57,8 @@ def make_events(
     `rows`: the view's columns and `subject_id`. `joined`: rows of the views that the kind joins, by view, unique by
     resource_id. `order` ranks the kind among events of the same moment: that of its group, then its own.
     """
+    if kind.when and not rows[kind.when].any():
+        return _NOTHING
     frame = rows.filter(pl.col(kind.when)) if kind.when else rows
     for view, key in kind.join:
         other = joined[view].rename(lambda column, view=view: f"{view}.{column}")  # type: ignore[misc]
@@ -67,7 +77,8 @@ def make_events(
         missed.append(late.lazy().select("resource_id", reason=clock.reason(kind)).collect())
     if known.is_empty():
         return Made(pl.DataFrame(schema=MADE), pl.concat(missed), pl.DataFrame(schema=PARENTS))
-    events = known.lazy().select(_columns(kind, clock, order)).select(_finished()).collect()
+    more = attributes_of(kind.attributes, known).alias(Event.attributes)
+    events = known.lazy().select(_columns(kind, clock, order, more)).select(_finished()).collect()
     return Made(events, pl.concat(missed), parents(known, kind, concepts))
 
 
@@ -129,7 +140,7 @@ class _Clock:
         return why.otherwise(pl.lit(NO_DATE))
 
 
-def _columns(kind: Kind, clock: _Clock, order: tuple[int, int]) -> list[pl.Expr]:
+def _columns(kind: Kind, clock: _Clock, order: tuple[int, int], attributes: pl.Expr) -> list[pl.Expr]:
     """The columns of Event, from what the table names for this kind."""
     time, text = pl.Datetime("us"), _first(kind.text) if kind.text else pl.lit(None, dtype=pl.String)
     note = pl.lit(None, dtype=pl.String)
@@ -147,13 +158,13 @@ def _columns(kind: Kind, clock: _Clock, order: tuple[int, int]) -> list[pl.Expr]
         ),
         (clock.latest(kind.end_time) if kind.end_time else pl.lit(None, dtype=time)).alias(Event.end_time),
         pl.when(value.is_not_null()).then(pl.lit("d") if kind.elapsed else unit).alias(Event.unit),
+        attributes,
         (_first(kind.encounter) if kind.encounter else pl.lit(None, dtype=pl.String)).alias(
             Event.encounter_id
         ),
         pl.col(Event.resource_type),
         pl.col(Event.resource_id),
         pl.when(note.is_not_null()).then(pl.lit("note")).otherwise(pl.lit("record")).alias(Event.modality),
-        pl.lit(None, dtype=pl.List(pl.String)).alias(Event.attributes),
         pl.lit(None, dtype=pl.String).alias(Event.span_array),
         pl.lit(None, dtype=pl.Int64).alias(Event.span_start),
         pl.lit(None, dtype=pl.Int32).alias(Event.span_length),

@@ -19,7 +19,8 @@ _NEEDED = (Event.subject_id, Event.time, Event.code)
 _READ = {
     name: _NAMES.get(name, (name,))
     for name in (*_NEEDED, Event.numeric_value, Event.text_value, Event.unit, Event.clinical_time,
-                 Event.end_time, Event.encounter_id, Event.resource_type, Event.resource_id, Event.modality)
+                 Event.end_time, Event.attributes, Event.encounter_id, Event.resource_type,
+                 Event.resource_id, Event.modality)
 }  # fmt: skip
 
 

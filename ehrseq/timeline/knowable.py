@@ -37,7 +37,7 @@ _KEYS = {
         "time",
         "clinical_time",
     ),
-    *("end_time", "value", "unit", "text", "elapsed", "note", "encounter"),
+    *("end_time", "value", "unit", "text", "elapsed", "note", "attributes", "encounter"),
 }
 _SOURCE_KEYS = {"from", "latest", "edge", "clock", "unless", "after", "guarantee"}
 _DURATION = re.compile(r"^\d+(us|ms|s|m|h|d|w)$")
@@ -75,6 +75,7 @@ class Kind:
     value: tuple[str, ...]
     unit: tuple[str, ...]
     text: tuple[str, ...]
+    attributes: tuple[str, ...]  # stems, or columns
     elapsed: tuple[str, str] | None
     note: tuple[str, str] | None
     encounter: tuple[str, ...]
@@ -217,6 +218,7 @@ class _Reader:
             value=self.columns("value", found.get("value", []), columns),
             unit=self.columns("unit", found.get("unit", []), columns),
             text=self.columns("text", found.get("text", []), columns),
+            attributes=self.attributes(found.get("attributes", []), columns),
             elapsed=elapsed,
             note=note,
             encounter=self.columns("encounter", found.get("encounter", default), columns),
@@ -266,6 +268,17 @@ class _Reader:
             if not {f"{name}_code", f"{name}_text"} & columns:
                 raise self.fault(
                     (key,), f"`{key}`: no view at hand has column `{name}_code` or `{name}_text`."
+                )
+        return names
+
+    def attributes(self, found: Any, columns: set[str]) -> tuple[str, ...]:
+        names = tuple(str(name) for name in (found if isinstance(found, list) else [found]))
+        for name in names:
+            if not {name, f"{name}_code", f"{name}_text"} & columns:
+                stems = {column.removesuffix("_code").removesuffix("_text") for column in columns}
+                raise self.fault(
+                    ("attributes",),
+                    f"`attributes`: no view at hand has column `{name}`.{closest(name, stems)}",
                 )
         return names
 

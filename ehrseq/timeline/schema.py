@@ -6,10 +6,16 @@ from ehrseq.core.schema import Nullable, Required, Schema
 
 
 class Event(Schema):
-    """One fact about one subject: a MEDS 0.4 row with extra columns, in `data/<bucket>.parquet`.
+    r"""One fact about one subject: a MEDS 0.4 row with extra columns, in `data/<bucket>.parquet`.
 
     Sorted by subject_id and time, null first. Times are UTC wall clock. A prefix of a subject's events is what was
     known at that time: no column of an event holds anything that became known later than `time`.
+
+    `attributes` say more about the same fact: route, frequency, specimen, reference range. One a line, in the order
+    of the table (knowable.yaml), a word as `name//word` and a number as `name=number` with its unit behind a space:
+    "route//IV\nrate=125 mL/h". Words are codes or short texts without line breaks, the same ones over and over;
+    numbers are as many as there are measurements. One plain string, because MEDS readers take no nested columns:
+    `pl.col("attributes").str.split("\n")` gives the list.
     """
 
     subject_id = Required(pl.Int64)
@@ -20,12 +26,11 @@ class Event(Schema):
     clinical_time = Nullable(pl.Datetime("us"))  # when it happened or began; null = same as time
     end_time = Nullable(pl.Datetime("us"))  # when it ended; null = at once, or not known yet at `time`
     unit = Nullable(pl.String)  # as the record gives it; null = none
+    attributes = Nullable(pl.String)  # "route//IV\nrate=125 mL/h"; null = none
     encounter_id = Nullable(pl.String)  # id of the FHIR Encounter; null = outside any
     resource_type = Required(pl.String)
     resource_id = Required(pl.String)
     modality = Required(pl.String)  # "record", "note", or what an adapter brings: "image", "genome", "wearable"
-    # beside the code: "<element>//<system>//<code>" each, such as "route//SNOMED//47625008"; null = none
-    attributes = Nullable(pl.List(pl.String))
     span_array = Nullable(pl.String)  # spans/<name>.bin with this event's dense vectors (core/spans.py); null = none
     span_start = Nullable(pl.Int64)  # its first row in that array; null = none
     span_length = Nullable(pl.Int32)  # number of rows; null = none

@@ -20,7 +20,6 @@ _ONLY_IF_WRITTEN = {
     "resource_type",
     "resource_id",
     "encounter_id",
-    "attributes",
     "span_array",
     "span_start",
     "span_length",
