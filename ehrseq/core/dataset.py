@@ -37,9 +37,7 @@ from ehrseq.core.files import (
 from ehrseq.core.hashing import content_hash
 from ehrseq.core.manifest import Account, Input, Manifest, Shard, read_manifest, read_run, total
 from ehrseq.core.measure import Meter
-
-ROW_GROUP = 262_144
-"""Rows that stand together in a Parquet file, and can be read without the others."""
+from ehrseq.core.parquet import write_parquet
 
 _LIBRARIES = ("polars", "duckdb", "pyarrow", "numpy", "jax", "flax", "fhir.resources")
 
@@ -218,22 +216,6 @@ class Build:
             lock, self._lock = self._lock, None
             Path(lock.name).unlink(missing_ok=True)  # before the lock goes: no one else can hold this inode
             lock.close()
-
-
-def write_parquet(frame: pl.DataFrame, path: Path) -> None:
-    """Write a Parquet file whose bytes depend on the frame alone. Raises: StorageError."""
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame.write_parquet(path, compression="zstd", compression_level=1, row_group_size=ROW_GROUP)
-
-
-def sink_parquet(frame: pl.LazyFrame, path: Path) -> None:
-    """`write_parquet` of rows that need not fit into memory and are read as a whole. Raises: StorageError."""
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame.sink_parquet(
-            path, compression="zstd", compression_level=1, row_group_size=ROW_GROUP, statistics=False
-        )
 
 
 def input_of(name: str, path: Path) -> Input:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import polars as pl
 
-from ehrseq.core.dataset import Build, write_parquet
+from ehrseq.core.dataset import Build
 from ehrseq.core.errors import DataQualityError
 from ehrseq.core.manifest import total
+from ehrseq.core.parquet import write_parquet
 
 
 def refuse_rejects(

@@ -18,11 +18,12 @@ from typing import Any, Literal
 import polars as pl
 
 from ehrseq.core.database import cursor
-from ehrseq.core.dataset import ROW_GROUP, Build, Result, input_of
+from ehrseq.core.dataset import Build, Result, input_of
 from ehrseq.core.errors import ConfigError
 from ehrseq.core.files import write_json
 from ehrseq.core.hashing import stable_hash
 from ehrseq.core.manifest import Account, read_manifest
+from ehrseq.core.parquet import row_groups
 from ehrseq.fhir.json_columns import JSON
 from ehrseq.fhir.json_text import json_text
 from ehrseq.fhir.owners import OWNERS, patient_of
@@ -89,8 +90,7 @@ def _texts(path: Path) -> Iterator[pl.DataFrame]:
     names = list(pl.read_parquet_schema(path))
     whole = pl.scan_parquet(path).select(["id", JSON] if JSON in names else names)
     height = whole.select(pl.len()).collect().item()
-    groups = (whole.slice(start, ROW_GROUP).collect() for start in range(0, height, ROW_GROUP))
-    for part in (part for group in groups for part in group.iter_slices(_ROWS_AT_ONCE)):
+    for part in (part for group in row_groups(whole, height) for part in group.iter_slices(_ROWS_AT_ONCE)):
         text = part[JSON] if JSON in names else json_text(part.select(pl.exclude("^_.*$")), path.parent.name)
         yield pl.DataFrame({"id": part["id"], "text": text})
 

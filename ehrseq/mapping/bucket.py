@@ -7,13 +7,14 @@ rule left it out). The first of these that is true for any mapping of the row co
 from collections.abc import Iterator, Sequence, Set
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import polars as pl
 from polars.exceptions import ColumnNotFoundError, ComputeError, InvalidOperationError, PolarsError
 
 from ehrseq.core.errors import MappingError
-from ehrseq.core.files import storage_errors
+from ehrseq.core.parquet import row_groups, write_parquet
 from ehrseq.fhir import validate
 from ehrseq.fhir.merged import surviving
 from ehrseq.mapping.compile import Link, Plan
@@ -51,18 +52,18 @@ class Made:
         if self.spool is not None and sum(part.height for part in frames) >= _HELD:
             files = self.spooled.setdefault(resource, [])
             files.append(self.spool / f"{resource}-{len(files):05d}.parquet")
-            with storage_errors(self.spool):
-                self.spool.mkdir(parents=True, exist_ok=True)
-                pl.concat(frames).write_parquet(
-                    files[-1], compression="lz4", statistics=False, row_group_size=65_536
-                )
+            write_parquet(frames, files[-1], compression="lz4", statistics=False)
             frames.clear()
 
-    def __iter__(self) -> Iterator[tuple[str, pl.LazyFrame]]:
-        """Types in order, each with its resources in the order they were made."""
+    def __iter__(self) -> Iterator[tuple[str, Iterator[pl.DataFrame]]]:
+        """Types in order, each with its resources in the order they were made, a part at a time."""
         for resource in sorted(self.frames):
-            held = [frame.lazy() for frame in self.frames[resource]]
-            yield resource, pl.concat([*map(pl.scan_parquet, self.spooled.get(resource, [])), *held])
+            yield resource, chain(self._waiting(resource), self.frames[resource])
+
+    def _waiting(self, resource: str) -> Iterator[pl.DataFrame]:
+        for path in self.spooled.get(resource, []):
+            whole = pl.scan_parquet(path)
+            yield from row_groups(whole, whole.select(pl.len()).collect().item())
 
 
 @dataclass
@@ -82,7 +83,7 @@ class Mapped:
     @property
     def resources(self) -> dict[str, pl.DataFrame]:
         """Resources by type, in memory."""
-        return {name: frame.collect() for name, frame in self.made}
+        return {name: pl.concat(frames) for name, frames in self.made}
 
 
 def map_rows(
@@ -293,7 +294,7 @@ class _State:
 
     def _winners(self, plan: Plan, rows: pl.DataFrame) -> pl.DataFrame:
         """One row for each id: the one with the greatest `winner` values, the last one if they tie."""
-        if rows["~id"].n_unique() == rows.height:
+        if rows["~id"].hash().n_unique() == rows.height:  # far cheaper than the texts; a collision does no harm
             return rows
         order = [f"~winner{index}" for index in range(len(plan.mapping.winner))]
         best = rows.sort([*order, _LINE], nulls_last=False).unique("~id", keep="last")[_LINE]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
-from ehrseq.core.dataset import write_parquet
 from ehrseq.core.errors import SourceError
+from ehrseq.core.parquet import write_parquet
 from ehrseq.fhir.merged import RETIRED
 from ehrseq.mapping.merge import as_links
 from ehrseq.mapping.spill import (

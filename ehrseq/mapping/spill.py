@@ -11,9 +11,8 @@ from pathlib import Path
 
 import polars as pl
 
-from ehrseq.core.dataset import write_parquet
-from ehrseq.core.files import storage_errors
 from ehrseq.core.hashing import stable_hash
+from ehrseq.core.parquet import write_parquet
 from ehrseq.fhir.merged import surviving
 from ehrseq.sources.database import Partition
 from ehrseq.sources.declaration import Source, Table
@@ -152,9 +151,7 @@ def buckets_of(subjects: pl.Series, merged: pl.DataFrame | None, buckets: int) -
 
 def write_part(frame: pl.DataFrame, path: Path) -> None:
     """Write what is read once, soon, and then removed. Raises: StorageError."""
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame.write_parquet(path, compression="uncompressed", statistics=False)
+    write_parquet(frame, path, compression="none", statistics=False)
 
 
 def read_spilled(source: Source, folder: Path, bucket: str) -> dict[str, pl.DataFrame]:

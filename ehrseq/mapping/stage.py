@@ -16,12 +16,13 @@ from typing import Literal
 import polars as pl
 
 import ehrseq
-from ehrseq.core.dataset import Build, Result, write_parquet
+from ehrseq.core.dataset import Build, Result
 from ehrseq.core.errors import BusyError, ConfigError, DataQualityError
 from ehrseq.core.executor import run_tasks
 from ehrseq.core.gate import refuse_rejects
 from ehrseq.core.hashing import content_hash
 from ehrseq.core.manifest import Account, Input, Manifest, read_manifest
+from ehrseq.core.parquet import write_parquet
 from ehrseq.core.progress import log
 from ehrseq.fhir.merged import survivors
 from ehrseq.mapping.books import close_books, enter_shards

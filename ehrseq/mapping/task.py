@@ -9,10 +9,11 @@ from pathlib import Path
 
 import polars as pl
 
-from ehrseq.core.dataset import sink_parquet, take_over, write_parquet
+from ehrseq.core.dataset import take_over
 from ehrseq.core.errors import MappingError
 from ehrseq.core.files import write_json
 from ehrseq.core.manifest import Account, Shard
+from ehrseq.core.parquet import write_parquet
 from ehrseq.mapping.bucket import Mapped, map_rows
 from ehrseq.mapping.changes import Change, changes
 from ehrseq.mapping.check import fingerprint, load_mappings
@@ -209,9 +210,9 @@ def _settle(
             if outcome == FILTERED
         ]
     rejected = join_rejects([mapped.rejects, *left_out])
-    for folder, frame in [*mapped.made, ("rejects", rejected.lazy())]:
-        height = frame.select(pl.len()).collect().item()
-        if height:
-            name = f"{folder}/{task.bucket}.parquet"
-            sink_parquet(frame, task.out / name)
-            report.written[name] = height
+    for resource, frames in mapped.made:
+        name = f"{resource}/{task.bucket}.parquet"
+        report.written[name] = write_parquet(frames, task.out / name, statistics=False)
+    if rejected.height:
+        name = f"rejects/{task.bucket}.parquet"
+        report.written[name] = write_parquet(rejected, task.out / name)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import polars as pl
 
-from ehrseq.core.dataset import Build, Result, input_of, write_parquet
+from ehrseq.core.dataset import Build, Result, input_of
 from ehrseq.core.executor import run_tasks
 from ehrseq.core.hashing import content_hash
 from ehrseq.core.manifest import Account, read_manifest
+from ehrseq.core.parquet import write_parquet
 from ehrseq.core.progress import log
 from ehrseq.core.schema import Required, Schema
 from ehrseq.tasks.definition import load_task, task_document

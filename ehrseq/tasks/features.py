@@ -10,10 +10,11 @@ from pathlib import Path
 
 import polars as pl
 
-from ehrseq.core.dataset import Build, Result, input_of, write_parquet
+from ehrseq.core.dataset import Build, Result, input_of
 from ehrseq.core.errors import ConfigError
 from ehrseq.core.executor import run_tasks
 from ehrseq.core.manifest import Account
+from ehrseq.core.parquet import write_parquet
 from ehrseq.tasks.extract import label_folders
 from ehrseq.timeline.meds import scan_events, shards, splits
 from ehrseq.timeline.schema import Event

@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 from polars.exceptions import ComputeError
 
-from ehrseq.core.dataset import write_parquet
 from ehrseq.core.files import write_json
 from ehrseq.core.manifest import Account
+from ehrseq.core.parquet import write_parquet
 from ehrseq.fhir.ids import subject_id
 from ehrseq.fhir.merged import RETIRED, SURVIVOR, surviving, survivors
 from ehrseq.timeline.arrow import write_meds_parquet

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import polars as pl
 
-from ehrseq.core.dataset import Build, Result, write_parquet
+from ehrseq.core.dataset import Build, Result
 from ehrseq.core.errors import TimelineError
 from ehrseq.core.files import sha256_file, write_json
 from ehrseq.core.gate import refuse_rejects
 from ehrseq.core.hashing import stable_hash
 from ehrseq.core.manifest import Account, Input
+from ehrseq.core.parquet import write_parquet
 from ehrseq.core.progress import track
 from ehrseq.timeline import meds
 from ehrseq.timeline.arrow import write_meds_parquet

@@ -15,13 +15,14 @@ from typing import Any
 
 import polars as pl
 
-from ehrseq.core.dataset import Build, Result, write_parquet
+from ehrseq.core.dataset import Build, Result
 from ehrseq.core.errors import ConfigError
 from ehrseq.core.executor import run_tasks
 from ehrseq.core.files import sha256_file
 from ehrseq.core.gate import refuse_rejects
 from ehrseq.core.hashing import stable_hash
 from ehrseq.core.manifest import Account, Input
+from ehrseq.core.parquet import write_parquet
 from ehrseq.core.progress import log
 from ehrseq.sources.fhir.files import fhir_files, read_texts
 from ehrseq.sources.fhir.held import Held, join_names, join_notes
@@ -216,8 +217,7 @@ def _spill(task: _SpillTask) -> _Spilled:
         for (number,), frame in parts.items():
             name = SHARED if number == -1 else f"{int(str(number)):04d}"
             path = task.folder / name / f"{task.number:04d}-{part:04d}.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            frame.write_parquet(path, compression="lz4")
+            write_parquet(frame, path, compression="lz4")
         log("read", rows=texts.height, left_out=read.left.height)
     result.left, result.deleted = pl.concat(left) if left else result.left, pl.concat(deleted)
     return result
