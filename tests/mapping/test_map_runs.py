@@ -74,7 +74,7 @@ def stopping(module, name):
         return plain(*arguments, **named)
     setattr(module, name, wrapped)
 from ehrseq.mapping import task
-writers = {"spill": ("ehrseq.mapping.spill", "write_part"), "write": ("ehrseq.mapping.task", "sink_parquet")}
+writers = {"spill": ("ehrseq.mapping.spill", "write_part"), "write": ("ehrseq.mapping.task", "write_parquet")}
 if where in writers:
     module, name = writers[where]
     stopping(sys.modules[module], name)
