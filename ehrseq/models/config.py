@@ -97,6 +97,7 @@ class Inputs:
     units: int
     modalities: int
     tasks: tuple[str, ...]
+    dense: tuple[tuple[str, int], ...] = ()  # side arrays of vectors: name and width
 
     @classmethod
     def of(cls, vocabulary: Mapping[str, Any], tasks: tuple[str, ...]) -> Self:
@@ -111,12 +112,15 @@ class Inputs:
             units=max(len(vocabulary["units"]), 1),
             modalities=max(len(vocabulary["modalities"]), 1),
             tasks=tuple(str(task) for task in tasks),
+            dense=tuple((str(array["name"]), int(array["dim"])) for array in vocabulary.get("spans", ())),
         )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Make from plain values, as `to_dict` gives them."""
-        return cls(**{**checked_fields(cls, values, "inputs"), "tasks": tuple(values["tasks"])})
+        dense = tuple((name, width) for name, width in values.get("dense", ()))
+        given = {**checked_fields(cls, values, "inputs"), "tasks": tuple(values["tasks"]), "dense": dense}
+        return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""

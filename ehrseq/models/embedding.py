@@ -1,4 +1,4 @@
-"""One event, one vector: the sum of what (code, unit, modality), how much (value) and when (time)."""
+"""One event, one vector: the sum of what (code, unit, modality, bag), how much (value) and when (time)."""
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,13 @@ _DAYS_PER_YEAR = 365.25
 _HOURS = 24.0
 _AGE_PERIODS_YEARS = (2.0, 200.0)
 _AGE_WAVES = 8
+_CLOCK_PERIODS_DAYS = (
+    0.5,
+    1.0,
+    3.5,
+    7.0,
+    365.2425,
+)  # day and week with a second wave each, as they are no sines
 
 
 class EventEmbedding(nnx.Module):
@@ -24,7 +31,8 @@ class EventEmbedding(nnx.Module):
 
     A value speaks four ways: its quantile bin (any shape of effect, shared by all codes), a curve of the
     normalised value (shared), a slope of its own code (creatinine up is bad, haemoglobin up is good), and a slope
-    of its change since the event of the same code before it.
+    of its change since the event of the same code before it. Codes of a bag (attributes, pieces of text) are added by
+    their weights, vectors of a side array through a projection of that array. What a batch does not have costs nothing.
     """
 
     def __init__(self, inputs: Inputs, dim: int, rngs: nnx.Rngs) -> None:
@@ -39,6 +47,11 @@ class EventEmbedding(nnx.Module):
         self.modality = table(inputs.modalities)
         self.curve = table(8)
         self.when = table(5 + 2 * _AGE_WAVES)
+        self.clock = table(2 * len(_CLOCK_PERIODS_DAYS))
+        for name, width in inputs.dense:
+            draw = jax.random.normal(rngs.params(), (width, dim))
+            setattr(self, f"dense_{name}", nnx.Param(_SCALE / np.sqrt(width) * draw))
+        self.dense = tuple(name for name, _ in inputs.dense)
 
     def __call__(self, batch: Batch) -> Array:
         """[B, T] fields of a loader's batch -> [B, T, dim] float32."""
@@ -56,7 +69,39 @@ class EventEmbedding(nnx.Module):
             + curve @ self.curve[...]
             + time_features(batch) @ self.when[...]
         )
+        if "clock" in batch:
+            event += calendar_features(batch["clock"]) @ self.clock[...]
+        if "bag_at" in batch:
+            event += placed(
+                self.code[batch["bag_code"]] * batch["bag_weight"][..., None], batch["bag_at"], event
+            )
+        for name in self.dense:
+            if f"dense.{name}" in batch:
+                vectors = batch[f"dense.{name}"] @ getattr(self, f"dense_{name}")[...]
+                event += placed(vectors, batch[f"dense_at.{name}"], event)
         return event * (batch["segment"] > 0)[..., None]
+
+
+def placed(vectors: Array, at: Array, like: Array) -> Array:
+    """Sum vectors [B, M, dim] at their positions [B, M], sorted in each row; [B, T, dim] as `like`. At T: left out."""
+
+    def row(vectors: Array, at: Array) -> Array:
+        summed: Array = jax.ops.segment_sum(vectors, at, like.shape[1], indices_are_sorted=True)
+        return summed
+
+    return jax.vmap(row)(vectors, at)
+
+
+def calendar_features(clock: Array) -> Array:
+    """Hour of day, day of week and season as sines and cosines: local days [B, T] float32 -> [B, T, 10] float32.
+
+    NaN (no clock) gives zeros.
+    """
+    days, known = finite(clock)
+    turn = jnp.stack(
+        [2 * np.pi * (jnp.mod(days, period) / period) for period in _CLOCK_PERIODS_DAYS], axis=-1
+    )
+    return jnp.concatenate([jnp.sin(turn), jnp.cos(turn)], axis=-1) * known[..., None]
 
 
 def repeats(batch: Batch) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ehrseq.core.hashing import stable_hash
 from ehrseq.tokens.loader import Loader
 from ehrseq.tokens.packing import SPLITS, Examples, Ints, ranges
-from ehrseq.tokens.store import SUBJECT_FIELDS, TOKEN_FIELDS, TokenStore
+from ehrseq.tokens.store import BAG_FIELDS, DENSE_FIELDS, SUBJECT_FIELDS, TOKEN_FIELDS, TokenStore
 
 # no single fact predicts as well as this, unless it is the outcome (in the generated hospital: 0.97); at the moment of
 # admission much is recorded at once that goes together (there a ward and a chapter of diagnoses: 0.997)
@@ -196,13 +196,28 @@ def _subset(store: TokenStore, examples: Examples, rows: Ints) -> tuple[Any, Exa
         **{name: np.asarray(getattr(store, name))[tokens] for name in TOKEN_FIELDS},
         **{name: np.asarray(getattr(store, name))[subject] for name in SUBJECT_FIELDS},
         offsets=np.append(0, np.cumsum(lengths)), subjects=len(rows), tokens=len(tokens),
-        vocabulary=store.vocabulary,
+        vocabulary=store.vocabulary, timezone=store.timezone, **_beside(store, subject, lengths),
     )  # fmt: skip
     asked = replace(
         examples, subject=np.arange(len(rows)), position=examples.position[rows], task=examples.task[rows],
         value=examples.value[rows], split=examples.split[rows], prediction_time=examples.prediction_time[rows],
     )  # fmt: skip
     return small, asked
+
+
+def _beside(store: TokenStore, subject: Ints, lengths: Ints) -> dict[str, Any]:
+    """Bags and vectors of those subjects' tokens, and where the vectors are."""
+    start = np.asarray(store.offsets)[subject]
+    moved = np.cumsum(lengths) - lengths - start
+    found: dict[str, Any] = {"spans": store.spans}
+    for position, *others in (tuple(BAG_FIELDS), tuple(DENSE_FIELDS)):
+        token = np.asarray(getattr(store, position))
+        first = np.searchsorted(token, start)
+        count = np.searchsorted(token, start + lengths) - first
+        entry = ranges(first, count)
+        found[position] = token[entry] + np.repeat(moved, count)
+        found |= {name: np.asarray(getattr(store, name))[entry] for name in others}
+    return found
 
 
 def _visible(small: Any, asked: Examples) -> Ints:

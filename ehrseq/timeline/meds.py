@@ -38,7 +38,12 @@ def dataset_metadata(name: str) -> dict[str, Any]:
         "raw_source_id_columns": [Event.encounter_id, Event.resource_type, Event.resource_id],
         "code_modifier_columns": [Event.unit],
         "additional_value_modality_columns": [Event.span_array, Event.span_start, Event.span_length],
-        "other_extension_columns": [Event.clinical_time, Event.end_time, Event.modality, Event.attributes],
+        "other_extension_columns": [
+            Event.clinical_time,
+            Event.end_time,
+            Event.attributes,
+            Event.modality,
+        ],
     }
 
 

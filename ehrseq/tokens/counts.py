@@ -15,35 +15,40 @@ from numpy.typing import NDArray
 
 from ehrseq.timeline.schema import Event
 from ehrseq.tokens import text
+from ehrseq.tokens.attributes import attributes_of
 from ehrseq.tokens.backoff import Parents, ladder, parents_of
+from ehrseq.tokens.dense import SPAN_SUMS, span_sums
 from ehrseq.tokens.packing import SPLITS, ranges
-from ehrseq.tokens.shards import NOTE, TimelineShard, encode, finite_values, read_events, read_splits
+from ehrseq.tokens.shards import TimelineShard, encode, finite_values, read_events, read_splits
 
 _ROWS_WAITING = 2_000_000  # distinct values of shards that are not added up yet
 
 
 @dataclass(frozen=True, slots=True)
 class CountJob:
-    """Count one shard of a timeline; of a note, the first `note_words` words."""
+    """Count one shard of a timeline; of a text, the first `text_pieces` words."""
 
     timeline: Path
     shard: TimelineShard
-    note_words: int
+    text_pieces: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counts:
-    """Patients and events of the training split. Names: codes with all their prefixes, answers, words."""
+    """Patients and events of the training split. Names: codes and attributes with all their prefixes, answers."""
 
     names: pl.DataFrame  # name String, patients Int64
+    words: pl.DataFrame  # word String, patients Int64
     units: pl.DataFrame  # unit String, patients Int64
     scales: pl.DataFrame  # code String, unit String ("" = none), patients Int64: with a value
     values: pl.DataFrame  # code String, unit String, value Float32, events Int64
+    modalities: pl.DataFrame  # modality String, patients Int64
+    spans: pl.DataFrame  # SPAN_SUMS: one row for each side array and shard
 
     @classmethod
     def sum(cls, parts: Iterable["Counts"]) -> "Counts":
         """Add up the counts of several shards, some at a time; sorted by their keys."""
-        waiting = [_count(pl.DataFrame(schema=Event.polars_schema()), 0)]
+        waiting = [_count(Path(), pl.DataFrame(schema=Event.polars_schema()), 0)]
         rows = 0
         for part in parts:
             waiting.append(part)
@@ -56,9 +61,12 @@ class Counts:
     def _together(cls, parts: Sequence["Counts"]) -> "Counts":
         return cls(
             names=_added([part.names for part in parts]),
+            words=_added([part.words for part in parts]),
             units=_added([part.units for part in parts]),
             scales=_added([part.scales for part in parts]),
             values=_added([part.values for part in parts]),
+            modalities=_added([part.modalities for part in parts]),
+            spans=pl.concat([part.spans for part in parts]).sort(list(SPAN_SUMS)),
         )
 
 
@@ -67,14 +75,17 @@ def count_shard(job: CountJob) -> Counts:
     splits = read_splits(job.timeline)
     train = splits.filter(pl.col("split") == SPLITS.index("train")).select("subject_id")
     events = read_events(job.shard).join(train, on=Event.subject_id, how="semi")
-    return _count(events, job.note_words, parents_of(job.timeline))
+    return _count(job.timeline, events, job.text_pieces, parents_of(job.timeline))
 
 
-def _count(events: pl.DataFrame, note_words: int, parents: Parents | None = None) -> Counts:
-    code, codes = encode(events[Event.code])
-    unit, units = encode(events[Event.unit].fill_null(""))
-    value = finite_values(events)
-    coded = pl.DataFrame({"subject": events[Event.subject_id], "code": code, "unit": unit, "value": value})
+def _count(timeline: Path, events: pl.DataFrame, text_pieces: int, parents: Parents | None = None) -> Counts:
+    own, beside = finite_values(events), attributes_of(events)
+    value = np.concatenate([own, beside.value])
+    code, codes = encode(pl.concat([events[Event.code], beside.code]))
+    unit, units = encode(pl.concat([events[Event.unit].fill_null(""), beside.unit]))
+    subject = events[Event.subject_id]
+    subject = pl.concat([subject, subject.gather(beside.row)])
+    coded = pl.DataFrame({"subject": subject, "code": code, "unit": unit, "value": value})
     valued = coded.filter(pl.col("value").is_not_nan())
     code_names, unit_names = _numbered(codes, "code"), _numbered(units, "unit")
 
@@ -84,16 +95,18 @@ def _count(events: pl.DataFrame, note_words: int, parents: Parents | None = None
         return found.select(pl.col("name").alias("code"), pl.col("name_unit").alias("unit"), *rest)
 
     names = [
-        _code_patients(coded, codes, parents),
-        _answer_patients(events, value),
-        _word_patients(events, note_words),
+        _code_patients(coded.select("subject", "code"), codes, parents),
+        _answer_patients(events, own),
     ]
     unit_patients = coded.select("subject", "unit").unique().group_by("unit").agg(patients=_rows())
     return Counts(
         names=pl.concat(names),
+        words=_patients(_worded(events, text_pieces)),
         units=unit_patients.join(unit_names, on="unit").select(unit="name", patients="patients"),
         scales=named(valued.drop("value").unique().group_by("code", "unit").agg(patients=_rows())),
         values=named(valued.group_by("code", "unit", "value").agg(events=_rows())),
+        modalities=_patients(events.select(Event.subject_id, Event.modality)),
+        spans=span_sums(timeline, events),
     )
 
 
@@ -105,7 +118,7 @@ def _code_patients(coded: pl.DataFrame, codes: list[str], parents: Parents | Non
     steps = np.fromiter(map(len, ladders), np.int64, len(ladders))
     first = np.cumsum(steps) - steps
 
-    pairs = coded.select("subject", "code").unique()
+    pairs = coded.unique()
     code, subject = pairs["code"].to_numpy(), pairs["subject"].rank("dense").to_numpy().astype(np.int64)
     rung = rungs[ranges(first[code], steps[code])]
     reached = pl.Series(np.repeat(subject, steps[code]) * len(rung_ids) + rung).unique().to_numpy()
@@ -121,14 +134,16 @@ def _answer_patients(events: pl.DataFrame, value: NDArray[np.float32]) -> pl.Dat
     return _patients(named.drop_nulls())
 
 
-def _word_patients(events: pl.DataFrame, note_words: int) -> pl.DataFrame:
-    notes = events.filter(pl.col(Event.modality) == NOTE)
-    words = text.words(pl.col(Event.text_value)).list.head(note_words)
-    return _patients(notes.select(Event.subject_id, name=words).explode("name").drop_nulls())
+def _worded(events: pl.DataFrame, text_pieces: int) -> pl.DataFrame:
+    """Subject and word of all texts, each pair perhaps often."""
+    texts = events.select(Event.subject_id, Event.text_value).drop_nulls().unique()
+    words = text.words(pl.col(Event.text_value)).list.head(text_pieces)
+    return texts.select(Event.subject_id, word=words).explode("word").drop_nulls()
 
 
 def _patients(named: pl.DataFrame) -> pl.DataFrame:
-    return named.unique().group_by("name").agg(patients=_rows())
+    """Distinct subjects of each value of the other column."""
+    return named.unique().group_by(named.columns[-1]).agg(patients=_rows())
 
 
 def _numbered(names: list[str], number: str) -> pl.DataFrame:

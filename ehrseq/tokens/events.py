@@ -1,11 +1,11 @@
-"""Events become tokens: one shard of a timeline as the arrays of a token store. A function of frames, no files.
+"""Events become tokens: one shard of a timeline as the arrays of a token store.
 
 A token depends on its own event and the vocabulary, so the tokens of a prefix are the prefix of the tokens. The one
 thing a static event takes from elsewhere is its time, that of the subject's first event.
 """
 
 from collections import Counter
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,12 +15,12 @@ from ehrseq.core.errors import TokenError
 from ehrseq.timeline.schema import Event
 from ehrseq.tokens import text
 from ehrseq.tokens.backoff import Parents
+from ehrseq.tokens.beside import Arrays, attribute_entries, bag_of, joined, spell_texts
+from ehrseq.tokens.dense import place_spans
 from ehrseq.tokens.packing import SPLITS
 from ehrseq.tokens.shards import BIRTH, NOTE, encode, finite_values
 from ehrseq.tokens.store import UNKNOWN_BIRTH
 from ehrseq.tokens.vocabulary import UNKNOWN, Read, Vocabulary
-
-type Arrays = dict[str, NDArray[Any]]
 
 _WAYS: tuple[Read, ...] = ("exact", "backed_off", "unknown")
 _NEVER = np.iinfo(np.int64).max
@@ -33,23 +33,32 @@ def tokens_of(
     splits: pl.DataFrame,
     shard: int = 0,
     parents: Parents | None = None,
+    *,
+    timeline: Path = Path(),
+    timezone: str | None = None,
 ) -> tuple[Arrays, Counter[str]]:
     """Tokens of `events`, rows of one shard as `read_events` gives them; at least one row.
 
+    An event is one position; one of a dense span takes as many as it has vectors (of the side arrays in `timeline`),
+    and a note one more for each piece of its text, unless the vocabulary puts notes in bags.
+
     Returns the arrays of a part (see `store.save_part`) and counts: `tokens`; events `exact`, `backed_off` and
     `unknown` by how their code was read; `values` and `values_without_scale`; `answers` and `answers_kept`;
-    `words`, `words_unknown` and `words_cut`; `units_unknown`; `subjects_without_split` (they count as held out).
+    `pieces`, `pieces_unknown` and `pieces_cut` of all other text; `attributes` and `attributes_unknown`; `vectors`;
+    `units_unknown`; `subjects_without_split` (they count as held out).
 
-    A code that leads to another of the same unit takes its scale. `parents`: see `backoff.ladder`.
+    A code that leads to another of the same unit takes its scale. `parents`: see `backoff.ladder`. `timezone`: that of
+    the patients' clocks; None = unknown.
 
-    Raises: TokenError for a modality that the vocabulary does not know.
+    Raises: TokenError for a modality that the vocabulary does not know, or a span outside its array.
     """
     counts: Counter[str] = Counter()
-    token = _codes_and_values(events, vocabulary, counts, parents)
+    token, answered = _codes_and_values(events, vocabulary, counts, parents)
     token["time"], starts, birth = _times(events)
     token["modality"] = _modality(events, vocabulary)
+    token["zone"] = _zone(events, timezone)
     token["event"] = np.arange(events.height)
-    positions = _spread_notes(token, events, vocabulary, counts)
+    token, positions = _with_what_stands_beside(token, events, answered, vocabulary, counts, timeline)
     subject_id = events[Event.subject_id].to_numpy()[starts]
     counts["tokens"] = len(token["code"])
     token |= {
@@ -64,7 +73,8 @@ def tokens_of(
 
 def _codes_and_values(
     events: pl.DataFrame, vocabulary: Vocabulary, counts: Counter[str], parents: Parents | None
-) -> Arrays:
+) -> tuple[Arrays, NDArray[np.bool_]]:
+    """Arrays of one position for each event, and whether its text was read with its code [n]."""
     index, names = encode(events[Event.code])
     found = [vocabulary.read(name, parents) for name in names]
     code = np.asarray([number for number, _ in found], np.int32)[index]
@@ -81,8 +91,9 @@ def _codes_and_values(
     value, bins = vocabulary.scales.apply(row, x)
     counts["values"] = int((bins > 0).sum())
     counts["values_without_scale"] = int((~np.isnan(x)).sum()) - counts["values"]
-    _answers(code, events, np.isnan(x), vocabulary, counts)
-    return {"code": code, "value": value, "bin": bins, "unit": np.maximum(unit, 0).astype(np.int16)}
+    answered = _answers(code, events, np.isnan(x), vocabulary, counts)
+    token = {"code": code, "value": value, "bin": bins, "unit": np.maximum(unit, 0).astype(np.int16)}
+    return token, answered
 
 
 def _answers(
@@ -91,18 +102,21 @@ def _answers(
     without_value: NDArray[np.bool_],
     vocabulary: Vocabulary,
     counts: Counter[str],
-) -> None:
-    """Give events whose answer the vocabulary keeps the code of the answer, in place."""
+) -> NDArray[np.bool_]:
+    """Give events whose answer the vocabulary keeps the code of the answer, in place; returns which they are [n]."""
     row = np.flatnonzero(without_value & events.select(text.is_answered()).to_series().to_numpy())
-    answered = events[row].select(
+    given = events[row].select(
         name=text.answer_code(pl.col(Event.code), text.answer(pl.col(Event.text_value)))
     )["name"]
-    index, names = encode(answered)
+    index, names = encode(given)
     ids = np.asarray([*(vocabulary.code_ids.get(name, -1) for name in names), -1], np.int32)  # -1: the last
     answer = ids[index]
     kept = answer >= 0
     code[row[kept]] = answer[kept]
     counts["answers"], counts["answers_kept"] = int((index >= 0).sum()), int(kept.sum())
+    answered = np.zeros(events.height, np.bool_)
+    answered[row[kept]] = True
+    return answered
 
 
 def _times(events: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -128,31 +142,61 @@ def _modality(events: pl.DataFrame, vocabulary: Vocabulary) -> NDArray[np.int8]:
     return np.asarray([vocabulary.modalities.index(name) for name in names], np.int8)[index]
 
 
-def _spread_notes(
-    token: Arrays, events: pl.DataFrame, vocabulary: Vocabulary, counts: Counter[str]
-) -> NDArray[np.int64]:
-    """Put the words of each note behind its event, in place. Returns the positions of each event [n], at least 1."""
-    positions = np.ones(events.height, np.int64)
-    row = np.flatnonzero((events[Event.modality] == NOTE).to_numpy())
-    if not len(row):
-        return positions
-    words = events[row].select(words=text.words(pl.col(Event.text_value)))["words"].fill_null([])
-    visible = words.list.head(vocabulary.note_words)
-    positions[row] += visible.list.len().to_numpy()
-    index, names = encode(visible.filter(visible.list.len() > 0).explode())
-    word = np.asarray([vocabulary.code_ids.get(name, UNKNOWN) for name in names], np.int32)[index]
+def _zone(events: pl.DataFrame, timezone: str | None) -> NDArray[np.int8]:
+    """Quarter hours that the local clock is ahead of UTC."""
+    if timezone in (None, "UTC"):
+        return np.zeros(events.height, np.int8)
+    local = pl.col(Event.time).dt.replace_time_zone("UTC").dt.convert_time_zone(timezone)
+    ahead = local.dt.base_utc_offset() + local.dt.dst_offset()
+    quarters = events.select(ahead.dt.total_minutes().fill_null(0) // 15).to_series()
+    found: NDArray[np.int8] = quarters.cast(pl.Int8).to_numpy()
+    return found
 
-    is_word = np.ones(positions.sum(), np.bool_)
-    is_word[np.cumsum(positions) - positions] = False
-    for name in token:
-        token[name] = np.repeat(token[name], positions)
-    token["code"][is_word] = word
-    token["value"][is_word] = np.nan
-    token["bin"][is_word] = 0
-    token["unit"][is_word] = 0
-    counts["words"], counts["words_unknown"] = len(word), int((word == UNKNOWN).sum())
-    counts["words_cut"] = int(words.list.len().sum()) - len(word)
-    return positions
+
+def _with_what_stands_beside(
+    token: Arrays,
+    events: pl.DataFrame,
+    answered: NDArray[np.bool_],
+    vocabulary: Vocabulary,
+    counts: Counter[str],
+    timeline: Path,
+) -> tuple[Arrays, NDArray[np.int64]]:
+    """Add pieces of text, attributes and dense spans. Also returns the positions of each event [n], at least 1."""
+    row, code = spell_texts(events, answered, vocabulary, counts)
+    apart = (events[Event.modality] == NOTE).to_numpy()[row] & (vocabulary.notes == "pieces")
+    vectors, dense = place_spans(timeline, events, vocabulary.spans)
+    counts["vectors"] = len(dense["event"])
+
+    positions = np.maximum(vectors, 1) + np.bincount(row[apart], minlength=events.height)
+    first = np.cumsum(positions) - positions
+    if positions.sum() > events.height:
+        token = {name: np.repeat(values, positions) for name, values in token.items()}
+    place = _running(row[apart]) + first[row[apart]] + np.maximum(vectors, 1)[row[apart]]
+    token["code"][place] = code[apart]
+    for name, nothing in (("value", np.nan), ("bin", 0), ("unit", 0)):
+        token[name][place] = nothing
+
+    bag = joined(attribute_entries(events, vocabulary, counts), bag_of(row[~apart], code[~apart]))
+    token |= {"bag_token": first[bag["row"]], "bag_code": bag["code"], "bag_weight": bag["weight"]}
+    token |= {
+        "dense_token": first[dense["event"]] + _running(dense["event"]),
+        "dense_array": dense["array"],
+        "dense_row": dense["row"],
+    }
+    return token, positions
+
+
+def _running(group: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Place of each entry within its run of equal numbers, from 0.
+
+    >>> _running(np.asarray([4, 4, 7])).tolist()
+    [0, 1, 0]
+    """
+    begins = np.flatnonzero(np.diff(group, prepend=-1))
+    place: NDArray[np.int64] = np.arange(len(group)) - np.repeat(
+        begins, np.diff(np.append(begins, len(group)))
+    )
+    return place
 
 
 def _split(subject_id: NDArray[np.int64], splits: pl.DataFrame, counts: Counter[str]) -> NDArray[np.int8]:

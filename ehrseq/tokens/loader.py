@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehrseq.core.errors import TokenError
+from ehrseq.tokens.beside_rows import bags_and_vectors, seats
 from ehrseq.tokens.packing import Examples, Ints, Packing, Rows, Windows, count_until, plan_windows, ranges
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ Batch = dict[str, NDArray[Any]]
 
 _US_PER_DAY = 86_400_000_000.0
 _UNKNOWN_BIRTH = np.iinfo(np.int64).min
+_DAYS_PER_QUARTER = 1 / 96  # of an hour
+_CALENDAR_DAYS = 10_227  # 28 years: the same weekdays and, but for century years, the same dates
 LONGEST_ROW = 1 << 16
 
 
@@ -49,6 +52,10 @@ class Loader:
     int32; `value` float32 (NaN = none); `time` float32, days since the segment's first event that is not static
     (0 before); `age` float32, days since birth (NaN = unknown); `before` and `after` int32, the positions in the
     row of the segment's event of the same code before and after this one (-1 and at least T: none).
+    If the store knows the zone of the clocks, also `clock` float32 [B, T]: local days since 1970 modulo 28 years.
+    Beside positions, and only if any window has such: `bag_code` int32, `bag_weight` float32 and `bag_at` int32 [B, M],
+    codes to be added to the code of position `bag_at`, by position (T = none, weight 0); and for each side array
+    `dense.<name>` float32 [B, S, d], vectors in units of their root mean square, with `dense_at.<name>` int32 [B, S].
     Per label [B, K]: `label_at` int32 (position in the row), `label_task` int32, `label_value`
     `label_weight` float32 (0 = no label here), `label_time` float32 (days, as `time`, of the prediction), `label_row`
     int32 (row in the examples, -1 = none).
@@ -79,13 +86,15 @@ class Loader:
             raise TokenError(
                 f"batch_rows {batch_rows} must divide by hosts {hosts}, and host {host} be below it."
             )
-        names = ("code", "time", "value", "bin", "unit", "modality", "birth")
+        names = ("code", "time", "value", "bin", "unit", "modality", "zone", "birth")
         self._field = {name: np.asarray(getattr(store, name)) for name in names}
         self._examples = examples
         self._windows = plan_windows(examples, rows, store.offsets, context)
         self._origin = _origins(self._field["time"], self._windows, self._field["birth"])
-        labels = np.diff(self._windows.offsets)
-        self._packing = Packing(self._windows.length, labels, row_length, row_labels)
+        self._clock = _clocks(self._origin) if store.timezone is not None else None
+        labels, self._beside = np.diff(self._windows.offsets), bags_and_vectors(store, self._windows)
+        counts = [beside.count for beside in self._beside]
+        self._packing = Packing(self._windows.length, labels, row_length, row_labels, counts)
         self._row_length, self._batch_rows, self._shuffle = row_length, batch_rows, shuffle
         self._host, self._hosts = host, hosts
         self.state = LoaderState(seed)
@@ -124,9 +133,13 @@ class Loader:
         window, column = plan.window[slots], plan.column[slots]
         local_row = np.repeat(np.arange(len(mine)), windows_per_row)
         empty = np.zeros(self._batch_rows // self._hosts - len(mine), np.int64)
-        return self._tokens(window, np.append(windows_per_row, empty)) | self._labels(
-            window, local_row, column
-        )
+        batch = self._tokens(window, np.append(windows_per_row, empty))
+        shape = (self._batch_rows // self._hosts, self._row_length)
+        start = self._windows.start[window] - column
+        for beside, bound in zip(self._beside, self._packing.row_beside, strict=True):
+            if bound:
+                batch |= beside.batch(window, start, local_row, shape, bound)
+        return batch | self._labels(window, local_row, column)
 
     def _tokens(self, window: Ints, windows_per_row: Ints) -> Batch:
         """Copy windows, those of the first row first, into rows; what is left of a row is a block of padding."""
@@ -169,6 +182,10 @@ class Loader:
             "segment": finish(np.repeat(segment, length), np.int32),
             "position": finish(place - np.repeat(begin, length), np.int32),
         }
+        if self._clock is not None:
+            ahead = take("zone").astype(np.float32) * np.float32(_DAYS_PER_QUARTER)
+            clock = since.astype(np.float32) + np.repeat(blocks(self._clock[window], np.nan), length)
+            batch["clock"] = finish(clock + ahead, np.float32, np.nan)
         before, after = _same_code(batch["segment"], batch["code"])
         batch["before"] = finish(before.reshape(-1), np.int32, -1)
         batch["after"] = finish(after.reshape(-1), np.int32, width)
@@ -181,8 +198,7 @@ class Loader:
         row = np.repeat(local_row, counts)
         label = self._windows.label[entry]
         shape = (self._batch_rows // self._hosts, self._packing.row_labels)
-        per_row = np.bincount(row, minlength=shape[0])
-        seat = np.arange(len(entry)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
+        seat = seats(row, shape[0])
         value = self._examples.value[label]
         asked = self._examples.prediction_time[label] - np.repeat(self._origin[window], counts)
 
@@ -199,6 +215,11 @@ class Loader:
             "label_time": put(np.maximum(asked, 0) / _US_PER_DAY, np.float32),
             "label_row": put(label, np.int32, -1),
         }
+
+
+def _clocks(origin: Ints) -> NDArray[np.float32]:
+    """Days since 1970 [W] of the windows' origins, modulo 28 years, so that a float32 holds minutes."""
+    return np.mod(origin / _US_PER_DAY, _CALENDAR_DAYS).astype(np.float32)
 
 
 def _origins(time: NDArray[np.int64], windows: Windows, birth: NDArray[np.int64]) -> Ints:

@@ -11,7 +11,7 @@ Source: Krell et al. 2021, *Efficient sequence packing without cross-contaminati
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -135,7 +135,9 @@ class Packing:
     """Rows of `row_length` tokens and at most `row_labels` labels for windows of given length and label count.
 
     The shape of the plan is fixed; `rows(seed, epoch)` fills it. `row_labels` None: a 32nd of the row, or
-    what the richest window needs, rounded up to 8.
+    what the richest window needs, rounded up to 8. `beside` are counts [W] of what else windows bring: entries
+    of bags, vectors of a side array. A row has room for four times the average, or for the richest window; `row_beside`
+    says what the fullest row of the plan may hold, whichever windows fill it.
 
     >>> packing = Packing([3, 5, 5, 2], [1, 1, 1, 1], row_length=8)
     >>> packing.count, packing.row_labels
@@ -145,23 +147,38 @@ class Packing:
     """
 
     def __init__(
-        self, lengths: ArrayLike, labels: ArrayLike, row_length: int, row_labels: int | None = None
+        self,
+        lengths: ArrayLike,
+        labels: ArrayLike,
+        row_length: int,
+        row_labels: int | None = None,
+        beside: Sequence[ArrayLike] = (),
     ) -> None:
         lengths, labels = np.asarray(lengths, np.int64), np.asarray(labels, np.int64)
         if len(lengths) and lengths.max() > row_length:
             raise TokenError(f"a window of {lengths.max()} tokens does not fit rows of {row_length}.")
         richest = int(labels.max(initial=1))
         self.row_labels = -(-max(row_labels or row_length // 32, richest) // 8) * 8
-        self._by_length = np.argsort(lengths, kind="stable")
-        self._lengths = lengths
-        patterns = list(_patterns(lengths, labels, row_length, self.row_labels))
-        widths = [np.tile(np.asarray(pattern), times) for pattern, times in patterns]
+        needs = np.stack([labels, *(np.asarray(counts, np.int64) for counts in beside)])
+        mean = needs[1:].sum(axis=1) / max(lengths.sum(), 1)
+        room = np.maximum(needs[1:].max(axis=1, initial=0), np.ceil(4 * mean * row_length).astype(np.int64))
+        present, self._kind = np.unique(_kinds(lengths, needs[1:]), return_inverse=True)
+        most = np.zeros(
+            (len(needs), len(present)), np.int64
+        )  # of a kind's richest window: right for any fill
+        for need, row in zip(needs, most, strict=True):
+            np.maximum.at(row, self._kind, need)
+        kinds = _Kinds(present // _STEPS, np.bincount(self._kind, minlength=len(present)), most)
+        patterns = list(_patterns(kinds, row_length, [self.row_labels, *room.tolist()]))
+        slots = [np.tile(np.asarray(pattern), times) for pattern, times in patterns]
         sizes = [np.full(times, len(pattern)) for pattern, times in patterns]
-        self._slots = np.concatenate([np.zeros(0, np.int64), *widths])
+        self._slots = np.concatenate([np.zeros(0, np.int64), *slots])
         self._offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *sizes]))
-        ends = np.cumsum(self._slots)
+        ends = np.cumsum(kinds.length[self._slots])
         before = np.repeat(np.append(0, ends)[self._offsets[:-1]], np.diff(self._offsets))
-        self._column = ends - self._slots - before
+        self._column = ends - kinds.length[self._slots] - before
+        sums = np.cumsum(np.pad(most[1:, self._slots], ((0, 0), (1, 0))), axis=1)[:, self._offsets]
+        self.row_beside = [-(-int(full) // 64) * 64 for full in np.diff(sums, axis=1).max(axis=1, initial=0)]
 
     @property
     def count(self) -> int:
@@ -171,18 +188,40 @@ class Packing:
     def rows(self, seed: int | None = None, epoch: int = 0) -> Rows:
         """The rows of an epoch; with `seed` None in planned order (prediction)."""
         if seed is None:
-            return self._fill(self._by_length, np.arange(self.count))
+            return self._fill(np.argsort(self._kind, kind="stable"), np.arange(self.count))
         random = np.random.default_rng((seed, epoch))
-        shuffled = random.permutation(len(self._lengths))
-        by_length = shuffled[np.argsort(self._lengths[shuffled], kind="stable")]
-        return self._fill(by_length, random.permutation(self.count))
+        shuffled = random.permutation(len(self._kind))
+        by_kind = shuffled[np.argsort(self._kind[shuffled], kind="stable")]
+        return self._fill(by_kind, random.permutation(self.count))
 
-    def _fill(self, by_length: Ints, row_order: Ints) -> Rows:
+    def _fill(self, by_kind: Ints, row_order: Ints) -> Rows:
         window = np.empty(len(self._slots), np.int64)
-        window[np.argsort(self._slots, kind="stable")] = by_length
+        window[np.argsort(self._slots, kind="stable")] = by_kind
         sizes = np.diff(self._offsets)[row_order]
         slots = ranges(self._offsets[row_order], sizes)
         return Rows(window[slots], self._column[slots], np.append(0, np.cumsum(sizes)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kinds:
+    """Windows that may fill each other's slots, shorter ones first."""
+
+    length: Ints  # [K]
+    count: Ints  # [K] windows
+    needs: Ints  # [n, K] labels and what stands beside, of the richest window
+
+
+_STEPS = 64  # of what stands beside, per length
+
+
+def _kinds(lengths: Ints, beside: Ints) -> Ints:
+    """Number of each window's kind [W]: its length, and the power of two that holds its vectors (`beside[1:]` [n, W]).
+
+    Vectors are heavy and rare, so windows with and without them must not share slots; bags are light and common.
+    """
+    steps = np.ceil(np.log2(np.maximum(beside[1:].sum(axis=0), 0.5))).astype(np.int64) + 1
+    kinds: Ints = lengths * _STEPS + steps
+    return kinds
 
 
 def ranges(starts: Ints, lengths: Ints) -> Ints:
@@ -212,22 +251,23 @@ def count_until(time: Ints, first: Ints, stop: Ints, limit: Ints) -> Ints:
     return low - first
 
 
-def _patterns(lengths: Ints, labels: Ints, space: int, capacity: int) -> Iterable[tuple[list[int], int]]:
-    """Yield (lengths of one row, number of such rows) until every window has a slot."""
-    present, counts = np.unique(lengths, return_counts=True)
-    richest = np.zeros(len(present), np.int64)  # labels of a length's richest window: right for any fill
-    np.maximum.at(richest, np.searchsorted(present, lengths), labels)
-    sizes, left, cost = present.tolist(), counts.tolist(), richest.tolist()
+def _patterns(kinds: _Kinds, space: int, capacity: list[int]) -> Iterable[tuple[list[int], int]]:
+    """Yield (kinds of one row, number of such rows) until every window has a slot. `capacity` [n]: for each need."""
+    number, left = list(range(len(kinds.length))), kinds.count.tolist()
+    sizes, costs = kinds.length.tolist(), kinds.needs.T.tolist()
     while sizes:
-        room, seats, pattern, taken = space, capacity, [], {}
+        room, seats, pattern, taken = space, list(capacity), [], {}
         index = len(sizes) - 1
         while index >= 0:
-            seated = seats // cost[index] if cost[index] else left[index]
-            take = min(left[index], room // sizes[index], seated)
+            take = min(left[index], room // sizes[index])
+            for free, cost in zip(seats, costs[index], strict=True):
+                if cost * take > free:
+                    take = free // cost
             if take:
-                pattern += [sizes[index]] * take
+                pattern += [number[index]] * take
                 taken[index] = take
-                room, seats = room - take * sizes[index], seats - take * cost[index]
+                room -= take * sizes[index]
+                seats = [free - take * cost for free, cost in zip(seats, costs[index], strict=True)]
             index = min(index, bisect_right(sizes, room)) - 1
         times = min(left[index] // take for index, take in taken.items())
         yield pattern, times
@@ -235,4 +275,6 @@ def _patterns(lengths: Ints, labels: Ints, space: int, capacity: int) -> Iterabl
             left[index] -= take * times
         keep = [index for index, count in enumerate(left) if count]
         if len(keep) < len(sizes):
-            sizes, left, cost = ([column[index] for index in keep] for column in (sizes, left, cost))
+            number, sizes, left, costs = (
+                [column[index] for index in keep] for column in (number, sizes, left, costs)
+            )

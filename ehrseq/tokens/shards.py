@@ -23,6 +23,10 @@ _COLUMNS: list[str] = [
     Event.text_value,
     Event.unit,
     Event.modality,
+    Event.attributes,
+    Event.span_array,
+    Event.span_start,
+    Event.span_length,
 ]
 _BEFORE_ALL = np.iinfo(np.int64).min
 

@@ -2,8 +2,10 @@
 
     TOKENS/arrays/<field>.bin   TOKENS/vocabulary.json   TOKENS/manifest.json (the entry `store` of its notes)
 
-One position is one event, or one word of a note; static events stand first. The store is bound to its vocabulary
-by sha256: the numbers in `code` and `unit` mean nothing with another one.
+One position is one event, one piece of a note, or one vector of a dense span; static events stand first. What few
+positions have stands apart, by position: bags (codes beside the position's own) and references to vectors in
+`TOKENS/spans/` (core/spans.py). The store is bound to its vocabulary by sha256: the numbers in `code` and `unit` mean
+nothing with another one.
 """
 
 import json
@@ -20,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ehrseq.core.errors import SchemaError, TokenError
 from ehrseq.core.manifest import read_manifest
+from ehrseq.core.spans import SpanArray
 
 KIND = "tokens"
 UNKNOWN_BIRTH = int(np.iinfo(np.int64).min)
@@ -32,6 +35,7 @@ TOKEN_FIELDS = {
     "bin": "<i2",  # 1..B: quantile bin of the code in its unit; 0 = no value
     "unit": "<i2",  # index in the vocabulary's units; 0 = none
     "modality": "<i1",  # index in the vocabulary's modalities; 0 = record, 1 = note
+    "zone": "<i1",  # quarter hours that the local clock is ahead of UTC; 0 if the store's `timezone` is null
     "event": "<i8",  # row of the event in its timeline shard, from 0
 }
 # per subject
@@ -41,14 +45,35 @@ SUBJECT_FIELDS = {
     "split": "<i1",  # 0 train, 1 tuning, 2 held_out
     "shard": "<i2",  # number of the timeline shard, data/<shard:04d>.parquet
 }
-_PART_FIELDS = {**TOKEN_FIELDS, **SUBJECT_FIELDS, "length": "<i8"}  # length: tokens of the subject
+# per code beside a position's own, sorted by position
+BAG_FIELDS = {
+    "bag_token": "<i8",  # the position
+    "bag_code": "<i4",  # an attribute or a piece of text: as `code`
+    "bag_weight": "<f4",  # 1 for an attribute; those of the pieces of a text sum to 1
+}
+# per vector, sorted by position
+DENSE_FIELDS = {
+    "dense_token": "<i8",  # the position
+    "dense_array": "<i1",  # index in the vocabulary's `spans`
+    "dense_row": "<i8",  # row in spans/<name of the array>.bin
+}
+_BESIDE = {**BAG_FIELDS, **DENSE_FIELDS}
+_COUNTED = ("bag_token", "dense_token")  # positions: counted from the start of the part, then of the store
+_SIZES = {  # which fields have as many rows
+    "code": TOKEN_FIELDS,
+    "subject_id": {**SUBJECT_FIELDS, "length": "<i8"},  # length: tokens of the subject
+    "bag_token": BAG_FIELDS,
+    "dense_token": DENSE_FIELDS,
+}
 
 
 class TokenStore:
     """A store, opened. N tokens of S subjects; every array is a read-only memory map.
 
-    `code` int32, `time` int64, `value` float32, `bin` int16, `unit` int16, `modality` int8, `event` int64: [N].
-    `subject_id` int64, `birth` int64, `split` int8, `shard` int16: [S]; `offsets` int64 [S + 1].
+    `code` int32, `time` int64, `value` float32, `bin` int16, `unit` int16, `modality` int8, `zone` int8, `event` int64:
+    [N]. `subject_id` int64, `birth` int64, `split` int8, `shard` int16: [S]; `offsets` int64 [S + 1].
+    `bag_token` int64, `bag_code` int32, `bag_weight` float32: [G]; `dense_token` int64, `dense_array` int8, `dense_row`
+    int64: [D]. `timezone`: of the patients' clocks; None = unknown.
     Tokens of subject i: `offsets[i]:offsets[i + 1]`, by time. Units and meanings: the tables of this module.
     """
 
@@ -58,7 +83,14 @@ class TokenStore:
     bin: NDArray[np.int16]
     unit: NDArray[np.int16]
     modality: NDArray[np.int8]
+    zone: NDArray[np.int8]
     event: NDArray[np.int64]
+    bag_token: NDArray[np.int64]
+    bag_code: NDArray[np.int32]
+    bag_weight: NDArray[np.float32]
+    dense_token: NDArray[np.int64]
+    dense_array: NDArray[np.int8]
+    dense_row: NDArray[np.int64]
     offsets: NDArray[np.int64]
     subject_id: NDArray[np.int64]
     birth: NDArray[np.int64]
@@ -69,6 +101,7 @@ class TokenStore:
         self.path = path
         self.subjects, self.tokens = int(entry["subjects"]), int(entry["tokens"])
         self.vocabulary_sha256 = str(entry["vocabulary_sha256"])
+        self.timezone: str | None = entry["timezone"]
         for name, field in entry["fields"].items():
             setattr(self, name, _mapped(path / "arrays" / f"{name}.bin", field["dtype"], field["shape"]))
 
@@ -87,9 +120,13 @@ class TokenStore:
 
     @cached_property
     def vocabulary(self) -> dict[str, Any]:
-        """`vocabulary.json`: "codes", "units", "modalities" (index = id), "bins" and how values are scaled."""
+        """`vocabulary.json`: "codes", "units", "modalities", "spans" (index = id), "bins" and how values are scaled."""
         content: dict[str, Any] = json.loads(_vocabulary_bytes(self.path, self.vocabulary_sha256))
         return content
+
+    def spans(self, name: str) -> SpanArray:
+        """A side array of the store. Raises: SchemaError if it is missing or truncated."""
+        return SpanArray.open(self.path, name)
 
     def rows(self, subject: int) -> slice:
         """Tokens of the subject with index `subject` (0..S-1), as a slice of the arrays.
@@ -129,7 +166,7 @@ class StoreWriter:
 
     def __enter__(self) -> Self:
         (self.folder / "arrays").mkdir(parents=True, exist_ok=True)
-        names = (*TOKEN_FIELDS, *SUBJECT_FIELDS)
+        names = (*TOKEN_FIELDS, *_BESIDE, *SUBJECT_FIELDS)
         self._files = {name: self._stack.enter_context(self._path(name).open("wb")) for name in names}
         return self
 
@@ -139,21 +176,28 @@ class StoreWriter:
     def append(self, part: Path) -> None:
         """Add the subjects and tokens of a part after those already there."""
         for name, target in self._files.items():
+            if name in _COUNTED:
+                (np.fromfile(part / f"{name}.bin", "<i8") + self.tokens).tofile(target)
+                continue
             with (part / f"{name}.bin").open("rb") as source:
                 shutil.copyfileobj(source, target, 1 << 20)
         self._lengths.append(np.fromfile(part / "length.bin", "<i8"))
+        self.tokens += int(self._lengths[-1].sum())
 
-    def finish(self, vocabulary: bytes) -> dict[str, Any]:
+    def finish(self, vocabulary: bytes, timezone: str | None = None) -> dict[str, Any]:
         """Write offsets and vocabulary; return the manifest's entry `store`."""
+        beside = {
+            name: self._files[name].tell() // np.dtype(dtype).itemsize for name, dtype in _BESIDE.items()
+        }
         self._stack.close()
         lengths = np.concatenate([np.zeros(0, np.int64), *self._lengths])
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         offsets.astype("<i8").tofile(self._path("offsets"))
         (self.folder / "vocabulary.json").write_bytes(vocabulary)
-        subjects, tokens = len(lengths), int(offsets[-1])
-        self.tokens = tokens
+        subjects, tokens = len(lengths), self.tokens
         shapes = {
             **{name: (dtype, tokens) for name, dtype in TOKEN_FIELDS.items()},
+            **{name: (dtype, beside[name]) for name, dtype in _BESIDE.items()},
             "offsets": ("<i8", subjects + 1),
             **{name: (dtype, subjects) for name, dtype in SUBJECT_FIELDS.items()},
         }
@@ -161,6 +205,7 @@ class StoreWriter:
             "subjects": subjects,
             "tokens": tokens,
             "fields": {name: {"dtype": dtype, "shape": [size]} for name, (dtype, size) in shapes.items()},
+            "timezone": timezone,
             "vocabulary_sha256": sha256(vocabulary).hexdigest(),
         }
 
@@ -169,23 +214,30 @@ class StoreWriter:
 
 
 def save_part(part: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write a part of a store: all token fields [n], all subject fields [s], and `length` int64 [s].
+    """Write a part of a store: token fields [n], subject fields and `length` int64 [s], bags [g], dense spans [d].
+
+    Positions are counted from the part's first token. Bags and dense spans may be missing as a whole.
 
     Raises: TokenError if an array is missing or the sizes do not fit together.
     """
-    tokens, subjects = len(arrays["code"]), len(arrays["subject_id"])
-    for name in _PART_FIELDS:
-        expected = tokens if name in TOKEN_FIELDS else subjects
-        if name not in arrays or arrays[name].shape != (expected,):
-            found = arrays[name].shape if name in arrays else "nothing"
-            raise TokenError(f"{part}: array {name!r} has shape {found}, expected ({expected},).")
-    if int(arrays["length"].sum()) != tokens:
-        raise TokenError(
-            f"{part}: lengths sum to {int(arrays['length'].sum())}, but there are {tokens} tokens."
-        )
+    given = {name: np.zeros(0, dtype) for name, dtype in _BESIDE.items()} | dict(arrays)
+    for first, names in _SIZES.items():
+        expected = given[first].shape[:1]
+        for name in names:
+            if name not in given or given[name].shape != expected:
+                found = given[name].shape if name in given else "nothing"
+                raise TokenError(f"{part}: array {name!r} has shape {found}, expected {expected}.")
+    tokens, stated = len(given["code"]), int(given["length"].sum())
+    if stated != tokens:
+        raise TokenError(f"{part}: lengths sum to {stated}, but there are {tokens} tokens.")
+    for name in _COUNTED:
+        place = given[name]
+        if len(place) and (place[0] < 0 or place[-1] >= tokens or np.any(np.diff(place) < 0)):
+            raise TokenError(f"{part}: {name} is not sorted within 0 to {tokens - 1}.")
     part.mkdir(parents=True, exist_ok=True)
-    for name, dtype in _PART_FIELDS.items():
-        arrays[name].astype(dtype, casting="same_kind", copy=False).tofile(part / f"{name}.bin")
+    for names in _SIZES.values():
+        for name, dtype in names.items():
+            given[name].astype(dtype, casting="same_kind", copy=False).tofile(part / f"{name}.bin")
 
 
 def _entry(path: Path) -> Mapping[str, Any]:
@@ -194,9 +246,8 @@ def _entry(path: Path) -> Mapping[str, Any]:
     except SchemaError as error:
         raise TokenError(f"{error} Make a token store with `ehrseq tokenize`.") from error
     entry = manifest.notes.get("store")
-    if not isinstance(entry, dict) or not {*TOKEN_FIELDS, *SUBJECT_FIELDS, "offsets"} <= set(
-        entry.get("fields", ())
-    ):
+    needed = {*TOKEN_FIELDS, *_BESIDE, *SUBJECT_FIELDS, "offsets"}
+    if not isinstance(entry, dict) or not needed <= set(entry.get("fields", ())):
         raise TokenError(f"{path}/manifest.json: has no complete entry `store`. Run `ehrseq tokenize` again.")
     return entry
 

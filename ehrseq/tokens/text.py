@@ -1,7 +1,7 @@
-"""Text as codes: a short answer becomes a code of its own, a note becomes its words.
+"""Text as codes: a short answer that many give becomes a code of its own, any other text its words.
 
-"Observation//local//urine-nitrite" with the text "Positive " is `Observation//local//urine-nitrite//TEXT//positive`;
-the word "sepsis" of a note is `word//sepsis`. Which of them a vocabulary keeps, `fit_vocabulary` decides.
+"Observation//local//urine-nitrite" with the text "Positive " is `Observation//local//urine-nitrite//TEXT//positive`, if
+enough patients have it. Words are then read as pieces (pieces.py).
 """
 
 import polars as pl
@@ -10,7 +10,9 @@ from ehrseq.timeline.schema import Event
 from ehrseq.tokens.shards import NOTE
 
 ANSWER_LETTERS = 64  # longer text is prose: almost never the same twice, so never a code
-_WORD = r"\p{L}+|\p{N}+(?:\.\p{N}+)?"
+_WORD = (
+    r"\p{L}+|\p{N}+(?:\.\p{N}+)?|[<>=≤≥+%±]"  # signs that change what a number says; the rest is punctuation
+)
 
 
 def is_answered() -> pl.Expr:
@@ -34,13 +36,9 @@ def answer_code(code: pl.Expr, plain: pl.Expr) -> pl.Expr:
 
 
 def words(text: pl.Expr) -> pl.Expr:
-    """The words and numbers of a note in lower case, in order, as codes: a list column; null for no text.
+    """The words, numbers and signs of a text in lower case, in order: a list column; null for no text.
 
-    >>> pl.DataFrame({"t": ["BP 120.5, well."]}).select(words(pl.col("t")))["t"][0].to_list()
-    ['word//bp', 'word//120.5', 'word//well']
+    >>> pl.DataFrame({"t": ["BP 120.5, well. CK >300"]}).select(words(pl.col("t")))["t"][0].to_list()
+    ['bp', '120.5', 'well', 'ck', '>', '300']
     """
-    return (
-        text.str.to_lowercase()
-        .str.extract_all(_WORD)
-        .list.eval(pl.concat_str(pl.lit("word//"), pl.element()))
-    )
+    return text.str.to_lowercase().str.extract_all(_WORD)

@@ -7,16 +7,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ehrseq.core.dataset import Build, Result, input_of
+from ehrseq.core.dataset import Build, Result, input_of, take_over
 from ehrseq.core.errors import ConfigError, SchemaError, TokenError
 from ehrseq.core.executor import run_tasks
 from ehrseq.core.files import storage_errors, write_bytes
-from ehrseq.core.manifest import Account, Input
+from ehrseq.core.manifest import Account, Input, read_manifest
+from ehrseq.core.spans import FOLDER
+from ehrseq.timeline.dates import check_timezone
 from ehrseq.tokens.backoff import parents_of
+from ehrseq.tokens.dense import check_encoders
 from ehrseq.tokens.events import tokens_of
 from ehrseq.tokens.shards import TimelineShard, read_events, read_splits, timeline_shards
 from ehrseq.tokens.store import KIND, StoreWriter, save_part
-from ehrseq.tokens.vocabulary import Vocabulary, VocabularyConfig, fit_vocabulary
+from ehrseq.tokens.vocabulary import Notes, Vocabulary, VocabularyConfig, fit_vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class _Job:
     vocabulary: Path
     vocabulary_sha256: str
     part: Path
+    timezone: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,37 +49,54 @@ def tokenize(
     extend: Path | None = None,
     min_patients: int = 5,
     bins: int = 10,
-    note_words: int = 128,
-    max_words: int = 20_000,
+    notes: Notes = "pieces",
+    text_pieces: int = 128,
+    max_pieces: int = 8_000,
+    timezone: str | None = None,
     workers: int = 1,
     force: bool = False,
 ) -> Result:
     """Write the token store of `timeline` to `out`, the same bytes for any number of workers.
 
-    The vocabulary is fitted on the training subjects (see `VocabularyConfig` for `min_patients`, `bins`, `note_words`
-    and `max_words`), or is the one at `vocabulary`: a vocabulary.json, a token store or a model, as predictions
-    need; then the four are not used. With `extend` it is grown from the one there: old names keep their ids, old scales
-    their numbers, and only `max_words` is used. Every event is used and becomes one position, a note one more for each
-    word; how many were read exactly, by a prefix or as unknown stands in the manifest's notes.
+    The vocabulary is fitted on the training subjects (see `VocabularyConfig` for `min_patients`, `bins`, `notes`,
+    `text_pieces` and `max_pieces`), or is the one at `vocabulary`: a vocabulary.json, a token store or a model, as
+    predictions need; then the five are not used. With `extend` it is grown from the one there: old names keep their
+    ids, old scales their numbers, and only `max_pieces` is used, if it has no pieces yet. Every event is used and
+    becomes one position (see `events.tokens_of`); how many were read exactly, by a prefix or as unknown stands in the
+    manifest's notes. `timezone` is that of the patients' clocks, by default what the timeline says; without one there
+    are no calendar features.
 
-    Raises: TokenError if the timeline or the vocabulary is damaged or no code is common enough; ConfigError for both
-    `vocabulary` and `extend`.
+    Raises: TokenError if the timeline or the vocabulary is damaged, no code is common enough, or vectors are of another
+    encoder; ConfigError for both `vocabulary` and `extend`, or an unknown zone.
     """
     if vocabulary is not None and extend is not None:
         raise ConfigError("Give --vocabulary (taken as it is) or --extend (grown), not both.")
-    timeline, config = Path(timeline), VocabularyConfig(min_patients, bins, note_words, max_words)
+    timeline, config = Path(timeline), VocabularyConfig(min_patients, bins, notes, text_pieces, max_pieces)
+    zone = _timezone(timeline, timezone)
     inputs, settings = [_timeline_input(timeline)], asdict(config)
     given = Vocabulary.load(Path(vocabulary)) if vocabulary is not None else None
     base = Vocabulary.load(Path(extend)) if extend is not None else None
     if given:
         inputs, settings = [*inputs, Input("vocabulary", given.sha256)], {}
     if base:
-        inputs, settings = [*inputs, Input("extended", base.sha256)], {"max_words": max_words}
-    with Build(Path(out), kind=KIND, config=settings, inputs=inputs, force=force) as build:
+        inputs, settings = [*inputs, Input("extended", base.sha256)], {"max_pieces": max_pieces}
+    with Build(
+        Path(out), kind=KIND, config={**settings, "timezone": zone}, inputs=inputs, force=force
+    ) as build:
         if not build.unchanged:
             words = given or fit_vocabulary(timeline, config, workers=workers, base=base)
-            _write(build, timeline, words, workers)
+            _write(build, timeline, words, zone, workers)
     return build.result
+
+
+def _timezone(timeline: Path, declared: str | None) -> str | None:
+    """The zone that was given, else the one of the timeline's notes (that of its source), else none."""
+    zone = declared
+    if zone is None and (timeline / "manifest.json").is_file():
+        zone = read_manifest(timeline).notes.get("timezone")
+    if zone is not None:
+        check_timezone(zone)
+    return zone
 
 
 def _timeline_input(timeline: Path) -> Input:
@@ -85,11 +106,12 @@ def _timeline_input(timeline: Path) -> Input:
         raise TokenError(f"{error} Make a timeline with `ehrseq timeline`.") from error
 
 
-def _write(build: Build, timeline: Path, vocabulary: Vocabulary, workers: int) -> None:
+def _write(build: Build, timeline: Path, vocabulary: Vocabulary, timezone: str | None, workers: int) -> None:
+    _take_spans(build, timeline, check_encoders(timeline, vocabulary.spans))
     content, parts, file = vocabulary.to_bytes(), build.folder / "parts", build.path("vocabulary.json")
     write_bytes(file, content)
     jobs = [
-        _Job(timeline, shard, file, vocabulary.sha256, parts / f"{shard.number:04d}")
+        _Job(timeline, shard, file, vocabulary.sha256, parts / f"{shard.number:04d}", timezone)
         for shard in timeline_shards(timeline)
     ]
     made = run_tasks(_tokenize_shard, jobs, workers=workers, what="tokenize")
@@ -97,9 +119,24 @@ def _write(build: Build, timeline: Path, vocabulary: Vocabulary, workers: int) -
         for job in jobs:
             writer.append(job.part)
             shutil.rmtree(job.part)
-        entry = writer.finish(content)
+        entry = writer.finish(content, timezone)
     shutil.rmtree(parts, ignore_errors=True)
     _keep_books(build, entry, made, vocabulary)
+
+
+def _take_spans(build: Build, timeline: Path, names: tuple[str, ...]) -> None:
+    """Link the side arrays of the timeline into the store, so that training needs nothing else."""
+    wanted = {f"{FOLDER}/{name}.{end}" for name in names for end in ("bin", "json")}
+    shards = [shard for shard in read_manifest(timeline).shards if shard.path in wanted]
+    if missing := wanted - {shard.path for shard in shards}:
+        raise TokenError(f"{timeline}: {sorted(missing)[0]} is not in its manifest. Make the timeline again.")
+    if shards and not take_over(shards, timeline, build.folder):
+        raise TokenError(
+            f"{timeline}/{FOLDER}: a side array is missing, or its sha256 differs from the manifest. "
+            "Make the timeline again."
+        )
+    for shard in shards:
+        build.enter(shard.path, rows=shard.rows)
 
 
 def _keep_books(build: Build, entry: dict[str, Any], made: list[_Made], vocabulary: Vocabulary) -> None:
@@ -119,6 +156,8 @@ def _keep_books(build: Build, entry: dict[str, Any], made: list[_Made], vocabula
         "codes": len(vocabulary.codes),
         "units": len(vocabulary.units),
         "scales": len(vocabulary.scales),
+        "pieces": max(len(vocabulary.piece_ids) - 1, 0),
+        "spans": [scale.name for scale in vocabulary.spans],
     }
 
 
@@ -126,7 +165,10 @@ def _tokenize_shard(job: _Job) -> _Made:
     vocabulary = _vocabulary(job.vocabulary, job.vocabulary_sha256)
     events = read_events(job.shard)
     parents = parents_of(job.timeline)
-    arrays, counts = tokens_of(events, vocabulary, read_splits(job.timeline), job.shard.number, parents)
+    arrays, counts = tokens_of(
+        events, vocabulary, read_splits(job.timeline), job.shard.number, parents,
+        timeline=job.timeline, timezone=job.timezone,
+    )  # fmt: skip
     with storage_errors(job.part):
         save_part(job.part, arrays)
     return _Made(events.height, len(arrays["subject_id"]), counts)

@@ -2,34 +2,40 @@
 
 A name is kept when at least `min_patients` distinct training patients have it, and so is a prefix of codes (a
 patient has a prefix who has anything below it). A code that is not kept is read as its nearest kept prefix, else as
-`<unknown>`; an answer (`<code>//TEXT//<answer>`) as its code alone. A prefix that no training event is read as keeps
-the embedding it was born with. What fewer than `min_patients` patients share does not enter a vocabulary.
+`<unknown>`; an answer (`<code>//TEXT//<answer>`) as its code and the pieces of its text. A prefix that no training
+event is read as keeps the embedding it was born with. Pieces are learnt from words that so many patients have.
+What fewer than `min_patients` patients share does not enter a vocabulary.
 """
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ehrseq.core.errors import ConfigError, TokenError
 from ehrseq.core.executor import each_result
+from ehrseq.tokens.attributes import slopes
 from ehrseq.tokens.backoff import Parents, ladder
 from ehrseq.tokens.counts import CountJob, Counts, count_shard
+from ehrseq.tokens.dense import SpanScale, fit_spans
+from ehrseq.tokens.pieces import UNKNOWN_NAME, Pieces
 from ehrseq.tokens.shards import timeline_shards
 from ehrseq.tokens.values import MOST_UNITS, ValueScales, key_of
 
 PAD, UNKNOWN = 0, 1
-RESERVED = ("<pad>", "<unknown>")
-MODALITIES = ("record", "note")
-FORMAT_VERSION = 1
+RESERVED = ("<pad>", UNKNOWN_NAME)
+MODALITIES = ("record", "note")  # those of every vocabulary; others follow, as training has them
+FORMAT_VERSION = 2
 
 type Read = Literal["exact", "backed_off", "unknown"]
+type Notes = Literal["pieces", "bag"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +46,17 @@ class VocabularyConfig:
     # facts, and counts under five are cells that hospitals suppress. Lower it for a toy; 11 or more to publish.
     min_patients: int = 5
     bins: int = 10  # quantile bins of a code's values
-    note_words: int = 128  # positions a note may take besides its code: its first words
-    max_words: int = 20_000  # words kept, those of most patients first
+    # "pieces": a note takes a position for its code and one for each piece, so that order counts. "bag": it takes one
+    # position, its code with the mean of its pieces: for long records with many notes. Other text is always a bag.
+    notes: Notes = "pieces"
+    text_pieces: int = 128  # pieces read of a text: the first ones
+    max_pieces: int = 8_000  # pieces learnt; 0 = text is not read
 
     def __post_init__(self) -> None:
-        limits = {"min_patients": (1, 1 << 31), "bins": (1, 1000), "note_words": (0, 1 << 20)}
-        limits["max_words"] = (0, 1 << 30)
+        if self.notes not in get_args(Notes.__value__):
+            raise ConfigError(f"notes is {self.notes!r}, expected pieces or bag.")
+        limits = {"min_patients": (1, 1 << 31), "bins": (1, 1000), "text_pieces": (0, 1 << 20)}
+        limits["max_pieces"] = (0, 1 << 30)
         for name, (least, most) in limits.items():
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected {least} to {most}.")
@@ -53,20 +64,29 @@ class VocabularyConfig:
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Names and their ids. `codes[id]`: codes, prefixes, answers and words; `units[id]`, 0 = none."""
+    """Names and their ids. `codes[id]`: codes, attributes, prefixes, answers, pieces; `units[id]`, 0 = none."""
 
     codes: tuple[str, ...] = field(repr=False)
     units: tuple[str, ...] = field(repr=False)
     bins: int
-    note_words: int
+    notes: Notes
+    text_pieces: int
     min_patients: int
     scales: ValueScales = field(repr=False)
     modalities: tuple[str, ...] = MODALITIES
+    pieces: Pieces | None = field(default=None, repr=False)  # None: there was no text to learn from
+    spans: tuple[SpanScale, ...] = ()
 
     @cached_property
     def code_ids(self) -> dict[str, int]:
-        """Id of each code, prefix, answer and word."""
+        """Id of each code, attribute, prefix, answer and piece."""
         return {name: index for index, name in enumerate(self.codes)}
+
+    @cached_property
+    def piece_ids(self) -> NDArray[np.int32]:
+        """Id of each piece [p], by its number in `pieces`."""
+        names = self.pieces.names if self.pieces else ()
+        return np.asarray([self.code_ids.get(name, UNKNOWN) for name in names], np.int32)
 
     @cached_property
     def unit_ids(self) -> dict[str, int]:
@@ -93,9 +113,12 @@ class Vocabulary:
             "units": self.units,
             "modalities": self.modalities,
             "bins": self.bins,
-            "note_words": self.note_words,
+            "notes": self.notes,
+            "text_pieces": self.text_pieces,
             "min_patients": self.min_patients,
             "scales": self.scales.to_json(),
+            "pieces": self.pieces.content if self.pieces else None,
+            "spans": [asdict(scale) for scale in self.spans],
         }
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -126,10 +149,13 @@ class Vocabulary:
             codes=tuple(content["codes"]),
             units=tuple(content["units"]),
             bins=int(content["bins"]),
-            note_words=int(content["note_words"]),
+            notes=content["notes"],
+            text_pieces=int(content["text_pieces"]),
             min_patients=int(content["min_patients"]),
             scales=ValueScales.from_json(content["scales"], int(content["bins"])),
             modalities=tuple(content["modalities"]),
+            pieces=Pieces(content["pieces"]) if content["pieces"] else None,
+            spans=tuple(SpanScale(**scale) for scale in content["spans"]),
         )
 
 
@@ -143,7 +169,8 @@ def fit_vocabulary(
     """Fit a vocabulary on the training subjects of a timeline; the others are not looked at.
 
     With `base`, grow it: its names keep their ids and its scales their numbers, so that what a model has learnt keeps
-    its meaning; new names come behind them, and new (code, unit) get scales. `config` is then that of `base`.
+    its meaning; new names come behind them, and new (code, unit) get scales. `config` is then that of `base`, and its
+    pieces are kept, if it has any.
 
     Exact, and the same for any number of shards and workers. One shard is read at a time per worker; what is kept
     in memory are the distinct names and the distinct (code, unit, value) with their counts.
@@ -152,13 +179,16 @@ def fit_vocabulary(
     """
     config = config or VocabularyConfig()
     if base:
-        config = replace(config, bins=base.bins, note_words=base.note_words, min_patients=base.min_patients)
-    jobs = [CountJob(timeline, shard, config.note_words) for shard in timeline_shards(timeline)]
+        same = {name: getattr(base, name) for name in ("bins", "notes", "text_pieces", "min_patients")}
+        config = replace(config, **same)
+    jobs = [CountJob(timeline, shard, config.text_pieces) for shard in timeline_shards(timeline)]
     counts = Counts.sum(each_result(count_shard, jobs, workers=workers, what="vocabulary"))
     enough = pl.col("patients") >= config.min_patients
-    codes = _behind(
-        base.codes if base else RESERVED, _kept_names(counts.names.filter(enough), config.max_words)
-    )
+    pieces = base.pieces if base else None
+    if pieces is None and config.max_pieces and (words := counts.words.filter(enough)).height:
+        pieces = Pieces.fit(words, config.max_pieces)
+    names = [*counts.names.filter(enough)["name"], *slopes(counts.scales.filter(enough)["code"])]
+    codes = _behind(base.codes if base else RESERVED, (*sorted(names), *(pieces.names if pieces else ())))
     units = _behind(
         base.units if base else ("",), counts.units.filter(enough & (pl.col("unit") != ""))["unit"].sort()
     )
@@ -174,9 +204,15 @@ def fit_vocabulary(
         codes=codes,
         units=units,
         bins=config.bins,
-        note_words=config.note_words,
+        notes=config.notes,
+        text_pieces=config.text_pieces,
         min_patients=config.min_patients,
         scales=base.scales.grown(scales) if base else scales,
+        modalities=_behind(
+            base.modalities if base else MODALITIES, counts.modalities.filter(enough)["modality"].sort()
+        ),
+        pieces=pieces,
+        spans=_grown_spans(base.spans if base else (), fit_spans(counts.spans, config.min_patients)),
     )
 
 
@@ -184,11 +220,9 @@ def _behind(known: tuple[str, ...], found: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*known, *found)))
 
 
-def _kept_names(names: pl.DataFrame, max_words: int) -> list[str]:
-    names = names.filter(~pl.col("name").is_in(RESERVED))
-    is_word = pl.col("name").str.starts_with("word//")
-    words = names.filter(is_word).sort("patients", "name", descending=[True, False]).head(max_words)
-    return sorted([*names.filter(~is_word)["name"], *words["name"]])
+def _grown_spans(known: tuple[SpanScale, ...], found: tuple[SpanScale, ...]) -> tuple[SpanScale, ...]:
+    names = {scale.name for scale in known}
+    return (*known, *(scale for scale in found if scale.name not in names))
 
 
 def _fit_scales(

@@ -62,7 +62,7 @@ def test_labels_become_examples(tokens: Path, tmp_path: Path) -> None:
     examples, store = Examples.load(outcome.out), TokenStore.open(tokens)
     assert examples.tasks.tolist() == ["death", "stay"]
     assert store.subject_id[examples.subject].tolist() == [2, 1, 1, 1]  # shard 0 holds the even subjects
-    assert examples.position.tolist() == [5, 3, 6, 15]
+    assert examples.position.tolist() == [5, 3, 6, 17]
     assert examples.task.tolist() == [1, 1, 1, 0]
     assert np.array_equal(examples.value, [1, np.nan, 0, 1], equal_nan=True)
     assert examples.split.tolist() == [0, 0, 0, 0]

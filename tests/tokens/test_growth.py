@@ -32,7 +32,8 @@ def test_old_names_keep_their_ids_and_new_ones_come_behind(grown: tuple[Vocabula
     assert new.units[: len(old.units)] == old.units
     assert NEW in new.codes[len(old.codes) :]
     assert GLUCOSE in new.code_ids
-    assert (new.bins, new.min_patients, new.note_words) == (old.bins, old.min_patients, old.note_words)
+    assert (new.bins, new.min_patients, new.text_pieces) == (old.bins, old.min_patients, old.text_pieces)
+    assert new.pieces.content == old.pieces.content
 
 
 def test_old_scales_keep_their_numbers(grown: tuple[Vocabulary, Vocabulary]) -> None:

@@ -29,9 +29,40 @@ def store_of(lengths: list[int], seed: int = 0) -> Any:
         bin=random.integers(0, 5, tokens).astype(np.int16),
         unit=random.integers(0, 3, tokens).astype(np.int16),
         modality=np.zeros(tokens, np.int8),
+        zone=random.integers(-4, 5, tokens).astype(np.int8),
         offsets=offsets,
         birth=np.full(len(lengths), -10_000 * DAY),
+        timezone="Europe/Berlin",
+        **beside(tokens, random),
     )
+
+
+def beside(tokens: int, random: np.random.Generator) -> dict[str, Any]:
+    """Bags of up to three codes, and vectors of two side arrays; each entry tells its position."""
+    bag = np.repeat(np.arange(tokens), random.integers(0, 4, tokens))
+    dense = np.flatnonzero(random.random(tokens) < 0.2)
+    arrays = {name: SpansInMemory(np.arange(tokens * width).reshape(tokens, width)) for name, width in WIDTHS}
+    return {
+        "bag_token": bag,
+        "bag_code": (bag + 1).astype(np.int32),
+        "bag_weight": random.random(len(bag)).astype(np.float32),
+        "dense_token": dense,
+        "dense_array": (dense % 2).astype(np.int8),
+        "dense_row": dense,
+        "spans": arrays.__getitem__,
+        "vocabulary": {"spans": [{"name": name, "dim": width, "rms": 2.0} for name, width in WIDTHS]},
+    }
+
+
+WIDTHS = (("xray", 3), ("genome", 2))
+
+
+class SpansInMemory:
+    def __init__(self, rows: Any) -> None:
+        self.rows, self.header = rows.astype(np.float32), SimpleNamespace(dim=rows.shape[1])
+
+    def read(self, rows: Any) -> Any:
+        return self.rows[rows]
 
 
 def examples_of(store: Any, labels: list[tuple[int, float]]) -> Examples:
@@ -69,6 +100,68 @@ def a_case(labels: int = 60) -> tuple[Any, Examples]:
 def loader_of(store: Any, examples: Examples, **changes: Any) -> Loader:
     settings = {"context": 16, "row_length": 32, "batch_rows": 4, **changes}
     return Loader(store, examples, examples.rows(), **settings)
+
+
+def test_bags_and_vectors_stand_at_their_positions() -> None:
+    store, examples = a_case()
+    loader, seen = loader_of(store, examples), set()
+    for batch in loader.epoch():
+        rows, width = batch["code"].shape
+        for row in range(rows):
+            token = {at: int(batch["code"][row, at]) - 1 for at in np.flatnonzero(batch["segment"][row])}
+            expected = [
+                (at, int(store.bag_code[entry]), float(store.bag_weight[entry]))
+                for at, number in token.items()
+                for entry in np.flatnonzero(store.bag_token == number)
+            ]
+            there = batch["bag_at"][row] < width
+            given = [batch[name][row][there].tolist() for name in ("bag_at", "bag_code", "bag_weight")]
+            assert list(zip(*given, strict=True)) == expected
+            assert not batch["bag_weight"][row][~there].any()
+            for number, (name, _) in enumerate(WIDTHS):
+                mine = {at: n for at, n in token.items() if n in store.dense_token and n % 2 == number}
+                there = batch[f"dense_at.{name}"][row] < width
+                assert batch[f"dense_at.{name}"][row][there].tolist() == list(mine)
+                vectors = batch[f"dense.{name}"][row]
+                assert np.array_equal(vectors[there], store.spans(name).rows[list(mine.values())] / 2)
+                assert not vectors[~there].any()
+                seen |= mine.keys()
+    assert seen
+
+
+@given(cases(), st.integers(0, 3))
+@settings(max_examples=40, deadline=None)
+def test_whatever_fills_the_rows_finds_its_place(case: tuple[Any, Examples, int], epoch: int) -> None:
+    store, examples, context = case
+    loader = loader_of(store, examples, context=context, row_length=16, seed=epoch)
+    batches = [*loader.epoch(), *loader.epoch()]
+    shapes = {tuple((name, array.shape) for name, array in batch.items()) for batch in batches}
+    assert len(shapes) == 1  # one compilation
+    windows = loader._windows
+    inside = (windows.start[:, None] <= store.bag_token) & (
+        store.bag_token < (windows.start + windows.length)[:, None]
+    )
+    given = sum(int((batch.get("bag_at", np.full(1, 16)) < 16).sum()) for batch in batches)
+    assert given == 2 * int(inside.sum())
+
+
+def test_what_a_store_does_not_have_is_not_in_its_batches() -> None:
+    store, examples = a_case()
+    for name in ("bag_token", "bag_code", "bag_weight", "dense_token", "dense_array", "dense_row"):
+        setattr(store, name, getattr(store, name)[:0])
+    store.timezone = None
+    batch = next(loader_of(store, examples).epoch())
+    assert not [name for name in batch if name.startswith(("bag", "dense", "clock"))]
+
+
+def test_the_clock_is_local() -> None:
+    store, examples = a_case()
+    for batch in loader_of(store, examples).epoch():
+        for row, at in zip(*np.nonzero(batch["segment"]), strict=True):
+            token = batch["code"][row, at] - 1
+            days = store.time[token] / DAY + store.zone[token] / 96
+            assert batch["clock"][row, at] == pytest.approx(days % 10_227, abs=1e-3)
+        assert np.isnan(batch["clock"][batch["segment"] == 0]).all()
 
 
 def same(left: dict[str, Any], right: dict[str, Any]) -> bool:

@@ -59,7 +59,7 @@ def test_truncated_array(tokens: Path, field: str) -> None:
 def test_wrong_vocabulary(tokens: Path) -> None:
     path = tokens / "vocabulary.json"
     expected = TokenStore.open(tokens).vocabulary_sha256
-    path.write_text(path.read_text().replace("word//chest", "word//crest"))
+    path.write_text(path.read_text().replace("text//chest", "text//crest"))
     with pytest.raises(TokenError, match=rf"sha256 \w{{12}}, but .* {expected[:12]}\. Put the right"):
         TokenStore.open(tokens)
 

@@ -33,6 +33,7 @@ from ehrseq.tokens.tokenize import tokenize
 from ehrseq.tokens.vocabulary import Vocabulary, VocabularyConfig, fit_vocabulary
 
 HOUR = 3_600_000_000
+RARE = ["text//", "<unknown>", "text//-c"]  # drc: no two patients have it, or anything with a d or an r
 ZERO = int((START - pl.Series(["1970-01-01"]).str.to_datetime()[0]).total_seconds()) * 1_000_000
 
 
@@ -62,14 +63,14 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def test_one_patient_token_by_token(made: Any, vocabulary: Vocabulary) -> None:
     store = TokenStore.open(made.out)
     rows = store.rows(int(store.index_of([3])[0]))
-    words = [f"word//{word}" for word in ("chest", "pain", "bp", "120.5", "seen", "by")]
+    words = [f"text//{word}" for word in ("chest", "pain", "bp", "120.5", "seen", "by")]
     names = ["Patient.gender//AdministrativeGender//female", "MEDS_BIRTH", SODIUM, SODIUM, GLUCOSE]
-    names += [f"{NITRITE}//TEXT//positive", REPORT, *words, "<unknown>", HEART_ATTACK]  # unknown: drc
+    names += [f"{NITRITE}//TEXT//positive", REPORT, *words, *RARE, HEART_ATTACK]
     assert [vocabulary.codes[code] for code in store.code[rows]] == names
-    assert ((store.time[rows] - ZERO) / HOUR).tolist() == [-400_000, -400_000, 1, 2, 2, 3, *[4] * 8, 5]
+    assert ((store.time[rows] - ZERO) / HOUR).tolist() == [-400_000, -400_000, 1, 2, 2, 3, *[4] * 10, 5]
     units = [vocabulary.units[unit] for unit in store.unit[rows]]
-    assert units == ["", "", "mg/dL", "mg/dL", "mmol/L", *[""] * 10]
-    assert store.modality[rows].tolist() == [0] * 6 + [1] * 8 + [0]
+    assert units == ["", "", "mg/dL", "mg/dL", "mmol/L", *[""] * 12]
+    assert store.modality[rows].tolist() == [0] * 6 + [1] * 10 + [0]
     assert (store.bin[rows] > 0).tolist() == [name in (SODIUM, GLUCOSE) for name in names]
     assert np.isnan(store.value[rows]).tolist() == (store.bin[rows] == 0).tolist()
     assert store.birth[store.index_of([3])[0]] == ZERO - 400_000 * HOUR
@@ -112,8 +113,8 @@ def test_books(made: Any) -> None:
     read = manifest.notes["read"]
     assert read["exact"] + read["backed_off"] + read["unknown"] == events
     assert read["backed_off"] == 6  # the diagnoses that one patient each has
-    assert read["tokens"] == events + read["words"] == manifest.made["tokens"]
-    assert (read["words_unknown"], read["answers"], read["answers_kept"]) == (12, 12, 12)
+    assert read["tokens"] == events + read["pieces"] == manifest.made["tokens"]
+    assert (read["pieces_unknown"], read["answers"], read["answers_kept"]) == (12, 12, 12)
     assert (read["values"], read["values_without_scale"]) == (36, 0)
     assert manifest.notes["store"]["fields"].keys() >= TOKEN_FIELDS.keys()
     verify(made.out, "tokens")
@@ -168,9 +169,9 @@ def test_values_that_are_no_numbers(vocabulary: Vocabulary) -> None:
 
 
 def test_long_notes_are_cut(timeline: Path, tmp_path: Path) -> None:
-    outcome = tokenize(timeline, tmp_path / "tokens", min_patients=2, note_words=3)
+    outcome = tokenize(timeline, tmp_path / "tokens", min_patients=2, text_pieces=3)
     read = outcome.manifest.notes["read"]
-    assert (read["words"], read["words_cut"]) == (36, 48)
+    assert (read["pieces"], read["pieces_cut"]) == (36, 48)
 
 
 def test_damaged_timelines(tmp_path: Path) -> None:
@@ -205,7 +206,8 @@ ROWS = st.lists(
         CODES,
         st.none() | st.floats(-200, 200, width=32),
         st.sampled_from([None, "mmol/L", "mg/dL", "stone"]),
-        st.sampled_from([None, "positive", "Chest pain and fever"]),
+        st.sampled_from([None, "positive", "Chest pain and fever", "<"]),
+        st.sampled_from([None, "route//IV", "route//IV\nrate=125 mL/h", "rate=-3\nnote//never seen"]),
         st.booleans(),
     ),
     max_size=25,
@@ -219,8 +221,17 @@ def test_tokens_of_a_prefix_are_a_prefix_of_the_tokens(
 ) -> None:
     birth = [event(subject, -1000, "MEDS_BIRTH") for subject in (1, 2, 3)]
     drawn = [
-        event(subject, hours, code, value, unit=unit, text_value=text, modality="note" if note else "record")
-        for subject, hours, code, value, unit, text, note in rows
+        event(
+            subject,
+            hours,
+            code,
+            value,
+            unit=unit,
+            text_value=text,
+            attributes=more,
+            modality="note" if note else "record",
+        )
+        for subject, hours, code, value, unit, text, more, note in rows
     ]
     everything = frame_of(birth + drawn)
     known = everything.filter(pl.col("time").is_null() | (pl.col("time") <= START + pl.duration(hours=until)))
@@ -231,6 +242,10 @@ def test_tokens_of_a_prefix_are_a_prefix_of_the_tokens(
         assert np.array_equal(whole[name][visible], part[name], equal_nan=name == "value"), name
     for name in ("subject_id", "birth", "split"):
         assert np.array_equal(whole[name], part[name]), name
+    beside = visible[whole["bag_token"]]
+    assert np.array_equal((np.cumsum(visible) - 1)[whole["bag_token"][beside]], part["bag_token"])
+    for name in ("bag_code", "bag_weight"):
+        assert np.array_equal(whole[name][beside], part[name]), name
     per_event = np.unique(whole["event"])
     assert np.array_equal(per_event, np.arange(everything.height))  # every event is at least one token
 

@@ -86,3 +86,13 @@ def write_timeline(
             build.write(f"data/{number:04d}.parquet", part, sorted_by=["subject_id", "time"])
         build.write("metadata/subject_splits.parquet", split_frame(splits_of() if splits is None else splits))
     return out
+
+
+def with_attributes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sodium with a specimen and a rate; of patient n the rate is n mL/h."""
+    told = [row for row in rows if row["code"] == SODIUM]
+    for row in told:
+        row["attributes"] = (
+            f"specimen//serum\nrate={row['subject_id']} mL/h\nnote//seen by dr {row['subject_id']}"
+        )
+    return rows

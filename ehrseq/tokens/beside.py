@@ -1,0 +1,99 @@
+"""What stands beside the code of an event: the pieces of its text and its attributes.
+
+A position may carry a bag, codes with weights whose embeddings are added to its own: an attribute with weight 1, the
+pieces of a text with weights that sum to 1, so that a bag of text is their mean.
+"""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ehrseq.timeline.schema import Event
+from ehrseq.tokens import text
+from ehrseq.tokens.attributes import SLOPE, attributes_of
+from ehrseq.tokens.packing import ranges
+from ehrseq.tokens.shards import encode
+from ehrseq.tokens.vocabulary import UNKNOWN, Vocabulary
+
+type Arrays = dict[str, NDArray[Any]]
+
+
+def spell_texts(
+    events: pl.DataFrame, answered: NDArray[np.bool_], vocabulary: Vocabulary, counts: Counter[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Pieces of all texts that were not read with their code (`answered` [n]): event [p] and code [p], in order.
+
+    Of each text the first `text_pieces`; pieces that the vocabulary lacks are `<unknown>`.
+    """
+    nothing = np.zeros(0, np.int64), np.zeros(0, np.int32)
+    rows = np.flatnonzero(events[Event.text_value].is_not_null().to_numpy() & ~answered)
+    if not len(rows) or vocabulary.pieces is None:
+        return nothing
+    words = events[rows].select(words=text.words(pl.col(Event.text_value)))["words"]
+    seen = words.list.head(vocabulary.text_pieces)  # a word has one piece at least
+    per_text = seen.list.len().to_numpy().astype(np.int64)
+    if not per_text.any():
+        return nothing
+    index, names = encode(seen.filter(seen.list.len() > 0).explode())
+    numbers, per_word = vocabulary.pieces.spell(names)
+    first = np.cumsum(per_word) - per_word
+    code = vocabulary.piece_ids[numbers[ranges(first[index], per_word[index])]]
+    whose = np.repeat(np.repeat(np.arange(len(rows)), per_text), per_word[index])
+    begin = np.searchsorted(whose, np.arange(len(rows)))
+    keep = np.arange(len(whose)) - begin[whose] < vocabulary.text_pieces
+    counts["pieces"], counts["pieces_unknown"] = int(keep.sum()), int((code[keep] == UNKNOWN).sum())
+    cut_words = int(words.list.len().sum()) - int(per_text.sum())
+    counts["pieces_cut"] = int((~keep).sum()) + cut_words  # of what was not spelled, a word counts as one
+    return rows[whose[keep]], code[keep]
+
+
+def bag_of(row: NDArray[np.int64], code: NDArray[np.int32]) -> Arrays:
+    """The mean of the pieces [p] of each event as entries of a bag: `row`, `code` and `weight`, by row and code.
+
+    Unknown pieces are left out, a piece that comes twice has twice the weight.
+    """
+    row, code = row[code != UNKNOWN], code[code != UNKNOWN]
+    key, times = np.unique(row << 32 | code, return_counts=True)
+    row = key >> 32
+    total = np.bincount(row, times)[row] if len(row) else np.ones(0)
+    return {
+        "row": row,
+        "code": (key & 0xFFFFFFFF).astype(np.int32),
+        "weight": (times / total).astype(np.float32),
+    }
+
+
+def attribute_entries(events: pl.DataFrame, vocabulary: Vocabulary, counts: Counter[str]) -> Arrays:
+    """Attributes as entries of bags, in the order of the record; unknown ones are left out.
+
+    Each has weight 1; of a number that has a scale, a second entry has the scaled value for its weight.
+    """
+    found = attributes_of(events)
+    code_index, names = encode(found.code)
+    unit_index, unit_names = encode(found.unit)
+    code = np.asarray([vocabulary.read(name)[0] for name in names], np.int32)[code_index]
+    unit = np.asarray([vocabulary.unit_ids.get(name, -1) for name in unit_names], np.int32)[unit_index]
+    slope = np.asarray([vocabulary.code_ids.get(name + SLOPE, UNKNOWN) for name in names], np.int32)[
+        code_index
+    ]
+    scaled, bins = vocabulary.scales.apply(vocabulary.scales.find(code, unit), found.value)
+    counts["attributes"], counts["attributes_unknown"] = len(code), int((code == UNKNOWN).sum())
+
+    known, numbers = np.flatnonzero(code != UNKNOWN), np.flatnonzero((bins > 0) & (slope != UNKNOWN))
+    place = np.concatenate([2 * known, 2 * numbers + 1])
+    order = np.argsort(place)
+    return {
+        "row": found.row[np.concatenate([known, numbers])][order],
+        "code": np.concatenate([code[known], slope[numbers]])[order],
+        "weight": np.concatenate([np.ones(len(known), np.float32), scaled[numbers]])[order],
+    }
+
+
+def joined(*bags: Arrays) -> Arrays:
+    """Entries of several bags as one, by row; within a row in the order given."""
+    both = {name: np.concatenate([bag[name] for bag in bags]) for name in ("row", "code", "weight")}
+    order = np.argsort(both["row"], kind="stable")
+    return {name: values[order] for name, values in both.items()}
