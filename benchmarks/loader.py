@@ -3,7 +3,8 @@
     python benchmarks/loader.py --subjects 20000 --seed 0
 
 The store is invented and on disk, read through its memory maps: subjects of 50 to 2,000 tokens, 1,000 codes, three
-labels a subject at random prefixes. `fill` is the share of positions that are tokens. Floor: all arrays of an epoch's
+labels a subject at random prefixes. `--beside` also gives it what most stores have: local clocks, and at every second
+token the code of an attribute. `fill` is the share of positions that are tokens. Floor: all arrays of an epoch's
 batches are copied into arrays of the same shapes (`np.copyto`, one memcpy each); nothing is planned or gathered. One
 epoch warms up, then the median of `--runs` epochs; CPU seconds of one thread, as wall time depends on who else is at
 work. Planning an epoch counts; making the loader (once a run) is `plan_cpu_seconds`.
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--batch-rows", type=int, default=8)
+    parser.add_argument("--beside", action="store_true")
     chosen = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +47,7 @@ def main() -> None:
 
 def measure(folder: Path, chosen: argparse.Namespace) -> None:
     """Print one JSON line."""
-    store, examples = invented(folder, chosen.subjects, chosen.seed)
+    store, examples = invented(folder, chosen.subjects, chosen.seed, chosen.beside)
     sizes = {"context": chosen.context, "row_length": chosen.context, "batch_rows": chosen.batch_rows}
     begun = time.process_time()
     loader = Loader(store, examples, np.arange(len(examples)), **sizes, seed=chosen.seed)
@@ -61,7 +63,7 @@ def measure(folder: Path, chosen: argparse.Namespace) -> None:
         filled, places = filled + int((batch["segment"] > 0).sum()), places + batch["segment"].size
     seconds, floor = statistics.median(spent[1:]), statistics.median(floors[1:])
     record = {
-        "name": "loader",
+        "name": "loader, clocks and attributes" if chosen.beside else "loader",
         **sizes,
         "batches": loader.batches,
         "tokens": loader.tokens,
@@ -90,7 +92,7 @@ def copies(batch: Batch, times: int) -> float:
     return time.process_time() - begun
 
 
-def invented(folder: Path, subjects: int, seed: int) -> tuple[TokenStore, Examples]:
+def invented(folder: Path, subjects: int, seed: int, beside: bool = False) -> tuple[TokenStore, Examples]:
     """A store in `folder` and three labels for each subject."""
     source = np.random.default_rng(seed)
     lengths = source.integers(50, 2000, subjects)
@@ -105,6 +107,7 @@ def invented(folder: Path, subjects: int, seed: int) -> tuple[TokenStore, Exampl
         "bin": np.where(np.isnan(value), 0, source.integers(1, BINS + 1, tokens)).astype(np.int16),
         "unit": np.zeros(tokens, np.int16),
         "modality": np.zeros(tokens, np.int8),
+        "zone": np.full(tokens, 4, np.int8),
         "event": np.arange(tokens),
         "subject_id": np.arange(subjects),
         "birth": np.full(subjects, -60 * 8766 * HOUR),
@@ -112,10 +115,14 @@ def invented(folder: Path, subjects: int, seed: int) -> tuple[TokenStore, Exampl
         "shard": np.zeros(subjects, np.int16),
         "length": lengths,
     }
+    if beside:
+        bag = np.flatnonzero(source.random(tokens) < 0.5)
+        arrays |= {"bag_token": bag, "bag_code": (bag % CODES).astype(np.int32)}
+        arrays["bag_weight"] = np.ones(len(bag), np.float32)
     save_part(folder / "part", arrays)
     with StoreWriter(folder) as writer:
         writer.append(folder / "part")
-        entry = writer.finish(b"{}")
+        entry = writer.finish(b"{}", "Europe/Berlin" if beside else None)
     store = TokenStore(folder, entry)
     subject = np.repeat(np.arange(subjects), 3)
     position = np.sort(source.integers(1, lengths[:, None] + 1, (subjects, 3)), axis=1).reshape(-1)
