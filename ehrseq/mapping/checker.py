@@ -371,12 +371,12 @@ class _Checker:
                 f"{self.mapping.table} belongs to no subject, so it cannot refer to {target.name}.",
             )
         try:
-            there = pl.LazyFrame(schema=row_schema(self.source, target))
+            there = row_schema(self.source, target)
         except PolarsError:
             return  # reported where it stands
         for index, (dtype, sql) in enumerate(zip(dtypes, target.key, strict=True)):
             try:
-                expected = there.select(pl.sql_expr(sql).alias("x")).collect_schema()["x"]
+                expected = dtype_in(there, pl.sql_expr(sql))
             except PolarsError:
                 continue  # reported where it stands
             if dtype != expected:

@@ -62,5 +62,8 @@ def dtype_in(schema: pl.Schema, expression: pl.Expr) -> pl.DataType:
     >>> dtype_in(pl.Schema({"a": pl.Int64(), "b": pl.String()}), pl.col("a") > 1)
     Boolean
     """
-    used = {name: schema[name] for name in expression.meta.root_names() if name in schema}
+    names = expression.meta.root_names()
+    if len(names) == 1 and names[0] in schema and expression.meta.is_column():
+        return schema[names[0]]
+    used = {name: schema[name] for name in names if name in schema}
     return pl.LazyFrame(schema=used).select(expression.alias("x")).collect_schema()["x"]

@@ -17,8 +17,9 @@ from ehrseq.sources.hl7v2.messages import Message, messages
 from ehrseq.sources.hl7v2.values import fhir_time, unescape
 
 COMPARED = (
-    "AllergyIntolerance", "Appointment", "Condition", "DiagnosticReport", "DocumentReference", "Encounter",
-    "Immunization", "MedicationRequest", "Observation", "Patient", "Procedure", "ServiceRequest",
+    "AllergyIntolerance", "Appointment", "ChargeItem", "Condition", "Coverage", "DiagnosticReport", "DocumentReference",
+    "Encounter", "EpisodeOfCare", "Immunization", "MedicationDispense", "MedicationRequest", "Observation", "Patient",
+    "Procedure", "ServiceRequest",
 )  # fmt: skip
 Fact = tuple[str, str | None, str | None, str | None]
 
@@ -201,5 +202,48 @@ def test_given_messages(data_dir: Path, tmp_path: Path) -> None:
         for kind, (both, given, made, *_) in agreement(golden, mapped, names).items()
     }
     print({kind: round(value, 2) for kind, value in sorted(f1.items())})
-    assert min(f1[kind] for kind in ("LAB", "LRI", "IZ", "ORM", "RDE", "SIU")) >= 0.90
-    assert min(f1[kind] for kind in ("ADT", "DFT", "MDM", "OMG", "OML", "ORU", "OUL")) >= 0.84
+    assert min(value for kind, value in f1.items() if kind != "MDHHS") >= 0.90
+    assert f1["MDHHS"] >= 0.85  # of four facts, the bundle leaves out the second order of two
+
+
+def test_several_values_of_one_result(tmp_path: Path) -> None:
+    content = "\r".join(
+        [HEAD, PID, OBX.replace("13.5", "60~120"), OBX.replace("|NM|", "|TX|").replace("13.5", "a~b")]
+    )
+    assert [(row["obx_5"], row["obx_6_1"]) for row in rows(tmp_path, "obx_values", content)[0]] == [
+        ("60", "g/dL"),
+        ("120", "g/dL"),
+    ]
+    found, _ = rows(tmp_path, "obx", content)
+    assert [(row["several"], row["obx_5_l"]) for row in found] == [("Y", "60\n120"), (None, "a\nb")]
+
+
+def test_what_lasts_is_said_again(tmp_path: Path) -> None:
+    allergy, visit = "AL1|1||A^Latex", "PV1|1|I|||||||||||||||||{}"
+    content = "\r".join(
+        [HEAD, PID, visit.format("V1"), allergy, visit.format("V2"), allergy, "AL1|2||B^Nuts"]
+    )
+    keys = [row["key"] for row in rows(tmp_path, "al1", content)[0]]
+    assert (keys[0] == keys[1], keys[1] == keys[2]) == (True, False)
+
+
+def test_an_order_knows_its_control_its_timing_and_its_notes(tmp_path: Path) -> None:
+    order = [
+        "ORC|NW|P1|F1",
+        "TQ1|1||BID||||20240103",
+        "OBR|1|||X^CT",
+        "NTE|1||urgent",
+        OBX,
+        "NTE|1||seen",
+        "ORC|CA|P2",
+        "OBR|2|||Y",
+    ]
+    found, _ = rows(tmp_path, "obr", "\r".join([HEAD, PID, *order]))
+    assert [(row["orc_1"], row["orc_2_1"], row["tq1_3_1_1"], row["notes"]) for row in found] == [
+        ("NW", "P1", "BID", "urgent"),
+        ("CA", "P2", None, None),
+    ]
+    assert [row["opens"] for row in rows(tmp_path, "orc", "\r".join([HEAD, PID, *order]))[0]] == [
+        "OBR",
+        "OBR",
+    ]

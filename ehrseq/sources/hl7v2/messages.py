@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from mmap import mmap
 
 LONGEST = 64 << 20
@@ -38,6 +39,16 @@ class Message:
     repetition: str
     escape: str
     subcomponent: str
+
+    @property
+    def marks(self) -> re.Pattern[str]:
+        """What the text of a field must have, to have more than one part or something to resolve."""
+        return _marks(self.component + self.repetition + self.escape + self.subcomponent)
+
+
+@lru_cache(16)
+def _marks(marks: str) -> re.Pattern[str]:
+    return re.compile(f"[{re.escape(marks)}]")
 
 
 def messages(content: bytes | mmap) -> Iterator[Message | tuple[int, MessageError]]:

@@ -1,6 +1,6 @@
 """Messages to batches of rows. A message that cannot be read is one reject, of the table `msh`."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -13,8 +13,9 @@ from ehrseq.core.errors import MappingError, SourceError, closest
 from ehrseq.sources.declaration import Table
 from ehrseq.sources.hl7v2.messages import Message, MessageError, messages
 from ehrseq.sources.hl7v2.related import AROUND, Segments, related
+from ehrseq.sources.hl7v2.related import values as values_of
 from ehrseq.sources.hl7v2.rows import KNOWN, message_rows
-from ehrseq.sources.hl7v2.values import Part, part_of, value
+from ehrseq.sources.hl7v2.values import Part, meant, part_of, value
 from ehrseq.sources.rejects import join_rejects, rejects
 
 type Row = tuple[Segments, int, list[str]]
@@ -24,9 +25,18 @@ SUFFIXES = (".hl7", ".hl7v2", ".er7")
 """What the name of a file of messages ends in."""
 OTHER, VALUES = "other", "obx_values"
 """Tables of the segments that no table is declared for, and of the values of an OBX that has several."""
-_ONE_VALUE = ("TX", "FT", "ED", "RP", "NA")
 _ROWS_AT_ONCE, _MESSAGES_AT_ONCE = 50_000, 5_000
 _BYTES_HELD = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """How the columns of a table are filled: their number, and for each its place and where it comes from."""
+
+    count: int
+    known: list[tuple[int, str]]
+    around: list[tuple[int, Callable[[Segments, int], str | None]]]
+    parts: list[tuple[str, list[tuple[int, list[tuple[int, Part, bool]]]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +53,7 @@ def read(table: Table, files: Sequence[tuple[Path, str]]) -> Iterator[tuple[pl.D
     `_row` counts the segments of the table in the file from 1; in rejects of `msh`, the messages.
     Raises: SourceError if a file cannot be opened; MappingError if a column is no part of a segment.
     """
-    parts = [(column, _part(table, column)) for column in table.columns]
+    columns = _columns(table)
     rows: list[tuple[str | int | None, ...]] = []
     unread: list[pl.DataFrame] = []
     for path, name in files:
@@ -51,7 +61,7 @@ def read(table: Table, files: Sequence[tuple[Path, str]]) -> Iterator[tuple[pl.D
         for parsed in _parsed(path, table.timezone):
             for found in _rows_of(parsed, table):
                 count += 1
-                rows.append((*(_value(found, column, part, table) for column, part in parts), name, count))
+                rows.append((*_values(found, columns, table.timezone), name, count))
             if table.name == "msh":
                 unread += [_refused(name, number, error) for number, error in parsed.refused]
             if len(rows) >= _ROWS_AT_ONCE:
@@ -60,24 +70,48 @@ def read(table: Table, files: Sequence[tuple[Path, str]]) -> Iterator[tuple[pl.D
     yield _frame(table, rows), join_rejects(unread)
 
 
-def _part(table: Table, column: str) -> Part | None:
-    part = part_of(column)
-    if part is None and column not in KNOWN and column not in AROUND:
-        raise MappingError(
-            f"table {table.name}: column `{column}` is no part of a segment such as pid_3_1, and none that the reader "
-            f"fills.{closest(column, sorted((*KNOWN, *AROUND)))}"
-        )
-    return part
+def _columns(table: Table) -> Columns:
+    """Raises: MappingError."""
+    known, around = [], []
+    parts: dict[str, dict[int, list[tuple[int, Part, bool]]]] = {}
+    for place, column in enumerate(table.columns):
+        if part := part_of(column):
+            parts.setdefault(part.segment, {}).setdefault(part.field, []).append((place, part, part.leads))
+        elif column in AROUND:
+            around.append((place, AROUND[column]))
+        elif column in KNOWN:
+            known.append((place, column))
+        else:
+            raise MappingError(
+                f"table {table.name}: column `{column}` is no part of a segment such as pid_3_1, and none that the "
+                f"reader fills.{closest(column, sorted((*KNOWN, *AROUND)))}"
+            )
+    fields = [(segment, list(fields.items())) for segment, fields in parts.items()]
+    return Columns(len(table.columns), known, around, fields)
 
 
-def _value(row: Row, column: str, part: Part | None, table: Table) -> str | None:
-    segments, at, fields = row
-    if part is None:
-        return AROUND[column](segments, at) if column in AROUND else segments.known[at].get(column)
-    if part.segment != fields[0]:
-        found = related(segments, at, part.segment)
-        return value(found, part, segments.message, table.timezone) if found else None
-    return value(fields, part, segments.message, table.timezone)
+def _values(row: Row, columns: Columns, timezone: str) -> list[str | None]:
+    """The values of a row. A field is looked at once for all columns that it fills, and not at all if it is empty."""
+    segments, at, own = row
+    message = segments.message
+    values: list[str | None] = [None] * columns.count
+    known, separated = segments.known[at], message.marks.search
+    for place, column in columns.known:
+        values[place] = known.get(column)
+    for place, made in columns.around:
+        values[place] = made(segments, at)
+    for segment, fields in columns.parts:
+        found = own if segment == own[0] else related(segments, at, segment) or []
+        size = len(found)
+        for field, parts in fields:
+            if field < size and (text := found[field]):
+                if separated(text):
+                    for place, part, _ in parts:
+                        values[place] = value(text, part, message, timezone)
+                else:
+                    for place, part, leads in parts:
+                        values[place] = meant(text, part, timezone) if leads else None
+    return values
 
 
 def _frame(table: Table, rows: list[tuple[str | int | None, ...]]) -> pl.DataFrame:
@@ -142,13 +176,7 @@ def _parse(some: Iterable[Message | Refused], timezone: str) -> Parsed:
             continue
         for at, fields in enumerate(segments.fields):
             parsed.rows.setdefault(fields[0].lower(), []).append((segments, at, fields))
-            if fields[0] == "OBX" and len(fields) > 5 and found.repetition in fields[5]:
-                parsed.rows.setdefault(VALUES, []).extend(_values(segments, at, fields))
+            if fields[0] == "OBX" and len(pieces := values_of(fields, found)) > 1:
+                each = ((segments, at, [*fields[:5], piece, *fields[6:]]) for piece in pieces)
+                parsed.rows.setdefault(VALUES, []).extend(each)
     return parsed
-
-
-def _values(segments: Segments, at: int, fields: list[str]) -> Iterator[Row]:
-    """A row for each value of an OBX that has several; the repetitions of text are its lines."""
-    if fields[2] not in _ONE_VALUE:
-        for piece in fields[5].split(segments.message.repetition):
-            yield segments, at, [*fields[:5], piece, *fields[6:]]

@@ -15,9 +15,10 @@ _OWNERS = frozenset([
     "FT1", "SPM", "DG1", "PR1", "AL1", "IAM", "IN1", "GT1", "NK1", "RF1", "PRB",
 ])  # fmt: skip
 """Segments that others below them tell more of."""
-ORDERS = frozenset(["OBR", "RXO", "RXE", "RXD", "RXG", "RXA"])
+ORDERS = frozenset(["OBR", "RXO", "RXE", "RXD", "RXG", "RXA", "ODS", "ODT"])
 """Segments that say what an ORC is about."""
 _TEXTS = ("TX", "FT", "ST")
+_ONE_VALUE = ("TX", "FT", "ED", "RP", "NA")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,29 @@ def opens(segments: Segments, at: int) -> str | None:
     return None
 
 
-AROUND: dict[str, Callable[[Segments, int], str | None]] = {"notes": notes, "texts": texts, "opens": opens}
+def several(segments: Segments, at: int) -> str | None:
+    """`Y` for an OBX with more than one value; the repetitions of text are its lines."""
+    fields = segments.fields[at]
+    return "Y" if len(values(fields, segments.message)) > 1 else None
+
+
+def values(fields: list[str], message: Message) -> list[str]:
+    """The values in OBX-5, those that are there."""
+    if len(fields) < 6 or message.repetition not in fields[5] or fields[2] in _ONE_VALUE:
+        return fields[5:6]
+    return [piece for piece in fields[5].split(message.repetition) if piece]
+
+
+AROUND: dict[str, Callable[[Segments, int], str | None]] = {
+    "notes": notes,
+    "texts": texts,
+    "opens": opens,
+    "several": several,
+}
 """Columns made of several segments."""
 
 
 def _lines(column: str, fields: list[str], message: Message) -> str | None:
     part = part_of(column)
-    return value(fields, part, message, "UTC") if part else None
+    text = fields[part.field] if part and part.field < len(fields) else ""
+    return value(text, part, message, "UTC") if part and text else None

@@ -12,16 +12,17 @@ from ehrseq.sources.hl7v2.values import fhir_time
 
 KNOWN = frozenset([
     "message", "patient", "type", "event", "segment", "number", "sent", "visit", "request", "collected", "key",
-    "retired",
+    "retired", "account", "episode",
 ])  # fmt: skip
 """Columns that the reader fills itself."""
 _NAMES = {
     "OBX": (3, 4), "DG1": (3, 5), "PR1": (3, 5), "RXA": (3, 5), "RXO": (1,), "RXE": (2,), "RXD": (2, 3), "RXG": (4,),
     "SCH": (1, 2), "AIS": (3,), "TXA": (12,), "FT1": (2, 4, 7), "ACC": (1, 3), "RF1": (6, 11), "SPM": (2, 4),
-    "AL1": (3,), "IAM": (3,), "IN1": (2, 3, 36), "NK1": (2, 3), "GT1": (2, 3), "PDA": (), "PRB": (3, 4),
+    "AL1": (3,), "IAM": (3,), "IN1": (2, 3, 36), "NK1": (2, 3), "GT1": (2, 3), "PDA": (), "PRB": (3, 4), "GOL": (3, 4),
+    "ROL": (3, 4, 5),
 }  # fmt: skip
 """Fields that, with the patient, the visit and the order, name what a segment is about, in all its versions."""
-_LASTING = {"AL1", "IAM", "IN1", "NK1", "GT1", "PDA", "PRB", "SCH", "TXA"}
+_LASTING = {"AL1", "IAM", "IN1", "NK1", "GT1", "PDA", "PRB", "GOL", "ROL", "SCH", "TXA"}
 """Segments about a patient, an appointment or a document, whatever the visit in which they are sent."""
 _MERGES = {"A18", "A34", "A36", "A39", "A40", "A47"}
 """Events that give a patient's number up for another; MRG of other events is about accounts and visits."""
@@ -58,17 +59,28 @@ def message_rows(message: Message, timezone: str) -> Segments:
             "collected": collected,
         }  # fmt: skip
         if segment in _NAMES:
-            named = "|".join(_at(fields, at) for at in _names(segment, order))
-            within = "" if segment in _LASTING else visit or order or context["message"]
-            about = f"{context['patient']}|{within}|{order}|{segment}|{named}"
-            again[about] += 1
-            row["key"] = _hash(f"{about}|{again[about]}")
+            row["key"] = _key(fields, row, order, again)
         else:
             row["key"] = place
         if segment == "MRG":
             row["retired"] = _retired(fields, message, row)
+        elif segment == "PID":
+            row["account"] = _hash(f"{context['patient']}|account|{_text(fields, 18, message)}")
+        elif segment == "PV1":
+            row["episode"] = _hash(f"{context['patient']}|episode|{_text(fields, 54, message)}")
         known.append(row)
     return Segments(message, split, known)
+
+
+def _key(fields: list[str], row: dict[str, str | None], order: str | None, again: Counter[str]) -> str:
+    """What a segment is about, hashed. What lasts and is named is one thing, however often a message says it."""
+    segment = fields[0]
+    named = "|".join(_at(fields, at) for at in _names(segment, order))
+    if segment in _LASTING and named.strip("|"):
+        return _hash(f"{row['patient']}|{segment}|{named}")
+    about = f"{row['patient']}|{row['visit'] or order or row['message']}|{order}|{segment}|{named}"
+    again[about] += 1
+    return _hash(f"{about}|{again[about]}")
 
 
 def _names(segment: str, order: str | None) -> tuple[int, ...]:

@@ -35,6 +35,11 @@ class Part:
     subcomponent: int
     kind: str
 
+    @property
+    def leads(self) -> bool:
+        """Whether it is the first of all that a field may have: all there is in a field without separators."""
+        return self.repetition <= 1 and self.component <= 1 and self.subcomponent <= 1
+
 
 @lru_cache(4096)
 def part_of(column: str) -> Part | None:
@@ -57,12 +62,10 @@ def part_of(column: str) -> Part | None:
     )
 
 
-def value(fields: list[str], part: Part, message: Message, timezone: str) -> str | None:
-    """A part of a segment's fields, unescaped; null where it is absent or deleted."""
-    if part.field >= len(fields) or not (text := fields[part.field]):
-        return None
+def value(text: str, part: Part, message: Message, timezone: str) -> str | None:
+    """A part of the text of a field, unescaped; null where it is absent or deleted."""
     if part.kind == "_l":
-        lines = (unescape(line, message).strip() for line in text.split(message.repetition))
+        lines = [unescape(line, message).strip() for line in text.split(message.repetition)]
         return "\n".join(lines).strip() or None
     for mark, at in (
         (message.repetition, part.repetition),
@@ -70,18 +73,23 @@ def value(fields: list[str], part: Part, message: Message, timezone: str) -> str
         (message.subcomponent, part.subcomponent or (1 if part.component else 0)),
     ):
         if at and mark in text:
-            pieces = text.split(mark)
+            pieces = text.split(mark, at)
             text = pieces[at - 1] if at <= len(pieces) else ""
         elif at > 1:
             return None
+    return meant(unescape(text, message), part, timezone)
+
+
+def meant(text: str, part: Part, timezone: str) -> str | None:
+    """What a text without separators says: a time, a code system, or itself."""
+    text = text.strip()
     if not text or text == '""':
         return None
-    text = unescape(text, message).strip()
     if part.kind == "_t":
         return fhir_time(text, timezone)
     if part.kind == "_s":
         return SYSTEMS.get(text.upper()) or f"urn:ehrseq:hl7v2:{text}".replace(" ", "-")
-    return text or None
+    return text
 
 
 def unescape(text: str, message: Message) -> str:
