@@ -4,7 +4,7 @@
 
 Rows are invented events of stays (2,000 events a subject, every 200th starts or ends a stay) in 8 shards; the task
 is the shipped in-hospital mortality. Floor: polars reads subject, time, code and value of every shard. The median
-of `--runs` after one warm-up.
+of `--runs` after one warm-up. A second line is the table of features for these labels.
 
 With `--aces-python` (a Python with es-aces 0.7.3, whose pins are not ours) the same files are given to es-aces, each
 extraction in a process of its own, and labels are compared row for row:
@@ -32,12 +32,15 @@ import yaml
 from ehrseq.core import progress
 from ehrseq.core.dataset import Build, versions
 from ehrseq.core.measure import Meter, peak_rss_bytes
+from ehrseq.core.parquet import write_parquet
 from ehrseq.tasks.definition import find_task, task_document
 from ehrseq.tasks.extract import label
-from ehrseq.timeline.meds import CODES
+from ehrseq.tasks.features import features
+from ehrseq.timeline.meds import CODES, SUBJECT_SPLITS, split_subjects
 from ehrseq.timeline.schema import Code, Event
 
 SHARDS, EVENTS_PER_SUBJECT, EVENTS_PER_STAY = 8, 2_000, 200
+CODES_OF_FEATURES = 200
 COLUMNS = ["subject_id", "time", "code", "numeric_value"]
 
 
@@ -72,14 +75,37 @@ def main() -> None:
             "versions": versions(),
             "device": platform.machine(),
         }
-        print(json.dumps(record))
+        print(json.dumps(record), flush=True)
+        print(json.dumps(of_features(chosen, timeline, Path(folder))), flush=True)
         if chosen.aces_python:
             against_aces(chosen, timeline, Path(folder))
+
+
+def of_features(chosen: argparse.Namespace, timeline: Path, folder: Path) -> dict[str, object]:
+    """`ehrseq features` of the labels just made; floor: read the events, write the table it makes."""
+    labels, out = folder / "labels", folder / "features"
+    spent = cost(lambda: features(timeline, labels, out, codes=CODES_OF_FEATURES, force=True), chosen.runs)
+    made = pl.read_parquet(out / "data/*.parquet")
+
+    def floor() -> None:
+        for path in sorted((timeline / "data").iterdir()):
+            pl.read_parquet(path, columns=COLUMNS)
+        write_parquet(made, folder / "floor.parquet")
+
+    least = cost(floor, chosen.runs)["cpu_seconds"]
+    return {
+        "name": "features", "rows": chosen.rows, "labels": made.height, "columns": made.width, **spent,
+        "cells_per_cpu_second": round(made.height * made.width / spent["cpu_seconds"]),
+        "peak_rss_bytes": peak_rss_bytes(),
+        "floor": {"name": "polars reads the four columns and writes the table", "cpu_seconds": least},
+        "ratio_to_floor": round(spent["cpu_seconds"] / least, 2),
+    }  # fmt: skip
 
 
 def against_aces(chosen: argparse.Namespace, invented_timeline: Path, folder: Path) -> None:
     """A line for each task and timeline: labels equal or not, and what each program spent."""
     shipped = ["in_hospital_mortality_24h", "readmission_30d", "long_stay_7d", "icu_transfer_24h"]
+    shipped += ["in_hospital_mortality_admission", "readmission_30d_24h", "discharge_diagnoses_discharge"]
     pairs = [(find_task(shipped[0]), invented_timeline)]
     if chosen.meds:
         imported = as_timeline(folder / "meds", read_meds(chosen.meds), shards=1)
@@ -116,8 +142,12 @@ def compared(python: str, path: Path, timeline: Path, folder: Path) -> dict[str,
 
 
 def plain(document: dict) -> dict:
-    """A task without what es-aces does not read."""
-    return {key: value for key, value in document.items() if key != "extends"}
+    """A task without what es-aces does not read; with `each` it is whether any output is true."""
+    windows = {
+        name: {key: value for key, value in window.items() if key != "each"}
+        for name, window in document["windows"].items()
+    }
+    return {key: value for key, value in document.items() if key != "extends"} | {"windows": windows}
 
 
 def read_meds(path: Path) -> pl.DataFrame:
@@ -184,6 +214,7 @@ def as_timeline(folder: Path, frame: pl.DataFrame, shards: int) -> Path:
     with Build(folder, kind="timeline", config={}, inputs=[]) as build:
         for shard in range(shards):
             build.write(f"data/{shard:04d}.parquet", whole.filter(pl.col("subject_id") % shards == shard))
+        build.write(SUBJECT_SPLITS, split_subjects(whole["subject_id"].unique()))
         build.write(CODES, codes.select(Code.polars_schema().names()))
     return folder
 

@@ -30,6 +30,7 @@ _VERBS: dict[str, str] = {
     "timeline": "ehrseq.timeline.serialize",
     "tokenize": "ehrseq.tokens.tokenize",
     "label": "ehrseq.tasks.extract",
+    "features": "ehrseq.tasks.features",
     "show": "ehrseq.deploy.show",
     "doctor": "ehrseq.deploy.doctor",
     "generate": "ehrseq.synthetic.generate",

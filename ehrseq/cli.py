@@ -423,6 +423,32 @@ def label(
 
 
 @app.command()
+def features(
+    timeline: Annotated[Path, typer.Argument(help="A timeline.")],
+    labels: Annotated[Path, typer.Argument(help="Labels of a task on it.")],
+    out: Out,
+    codes: Annotated[int, typer.Option(help="How many codes: those that most training patients have.")] = 200,
+    windows: Annotated[
+        str, typer.Option(help="Hours to look back, with commas; inf is all history.")
+    ] = "24,720,inf",
+    workers: Workers = 1,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a table for your own models: a row a label; count, last, min, max and trend of each code and window."""
+
+    def work() -> Any:
+        import ehrseq
+        from ehrseq.tasks.features import read_windows
+
+        return ehrseq.features(
+            timeline, labels, out, windows_hours=read_windows(windows), codes=codes, workers=workers
+        )
+
+    do("features", as_json, quiet, work)
+
+
+@app.command()
 def show(
     data: Annotated[
         Path, typer.Argument(help="A dataset: FHIR store, timeline, token store, or the folder of a run.")

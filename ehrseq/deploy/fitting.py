@@ -12,6 +12,7 @@ import polars as pl
 from ehrseq.core.dataset import Build, Result, input_of
 from ehrseq.core.manifest import Account
 from ehrseq.core.progress import log
+from ehrseq.deploy.several import predict_outputs
 from ehrseq.evaluation.schema import Prediction
 from ehrseq.training.config import TrainConfig
 
@@ -56,9 +57,11 @@ def predict_held_out(tokens: Path, examples: Path, model: Path, out: Path, *, se
             together = pl.concat(frames).sort("task", maintain_order=True)
             Prediction.check(together)
             build.write("held_out.parquet", together)
-            rows = frames[0].height
-            build.account("held-out labels", Account(rows, rows, made={"prediction": together.height}))
-            build.made("predictions", together.height)
+            several, rows = predict_outputs(build, tokens, examples, model), frames[0].height
+            made = together.height + several.height
+            rows += several.select("task", "subject_id", "prediction_time").n_unique()
+            build.account("held-out labels", Account(rows, rows, made={"prediction": made}))
+            build.made("predictions", made)
     return build.result
 
 

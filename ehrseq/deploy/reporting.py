@@ -9,7 +9,6 @@ import polars as pl
 from ehrseq.core.dataset import Build, Result, input_of, versions
 from ehrseq.core.files import sha256_file, write_json
 from ehrseq.core.manifest import Input, read_manifest
-from ehrseq.tasks.extract import label_folders
 from ehrseq.training.config import TrainConfig
 
 
@@ -39,13 +38,17 @@ def write_evaluation(
     settings = {"title": title, "command": command, "seed": seed}
     with Build(out, kind="report", config=settings, inputs=inputs) as build:
         if not build.unchanged:
+            from ehrseq.deploy.several import assess_outputs
             from ehrseq.evaluation.report import ReportData, lineage_of, write_report
-            from ehrseq.evaluation.results import assess
+            from ehrseq.evaluation.results import Evaluation, assess
+            from ehrseq.evaluation.several_page import several_sentence
 
             risks = pl.read_parquet(truth) if truth is not None else None
-            found = assess(
-                pl.read_parquet(predictions / "held_out.parquet"), truth=risks, seed=seed, one_outcome="note"
-            )
+            rows = pl.read_parquet(predictions / "held_out.parquet")
+            found = Evaluation([])
+            if rows.height:
+                found = assess(rows, truth=risks, seed=seed, one_outcome="note")
+            several = assess_outputs(predictions, labels, seed=seed)
             flows = [_exclusions(folder) for folder in labels]
             data = ReportData(
                 title=title,
@@ -54,6 +57,7 @@ def write_evaluation(
                 command=command,
                 cohort=_cohort(labels, timeline),
                 exclusions=flows,
+                several=several,
                 flow=_flow(fhir, timeline, tokens, labels),
                 accounts=read_manifest(fhir or timeline).sources,
                 lineage=lineage_of(
@@ -69,7 +73,8 @@ def write_evaluation(
                 {
                     "results": [result.to_json() for result in found.results],
                     "differences": [difference.to_json() for difference in found.differences],
-                    "verdicts": _verdicts(found),
+                    "verdicts": [*_verdicts(found), *(several_sentence(one) for one in several)],
+                    "several": [one.to_json() for one in several],
                     "notes": found.notes,
                 },
             )
@@ -92,7 +97,7 @@ def _cohort(labels: Iterable[Path], timeline: Path) -> list[Any]:
 
     splits = pl.read_parquet(timeline / "metadata/subject_splits.parquet")
     rows = []
-    for folder in (one for task in labels for one in label_folders(task)):
+    for folder in labels:
         table = pl.read_parquet(folder / "data/*.parquet")
         rows += cohort_of(folder.name, table, splits)
     return rows
@@ -106,8 +111,16 @@ def _exclusions(labels: Path) -> Any:
     notes = manifest.notes
     asked = {int(times): patients for times, patients in notes["predictions_per_subject"].items()}
     steps = [(reason, count) for reason, count in notes["flow"]]
+    years = {int(year): count for year, count in notes["predictions_per_year"].items()}
     return CohortFlow(
-        labels.name, books.rows_in, steps, books.used, notes["subjects"], dict(notes["positives"]), asked
+        labels.name,
+        books.rows_in,
+        steps,
+        books.used,
+        notes["subjects"],
+        dict(notes["positives"]),
+        asked,
+        years,
     )
 
 

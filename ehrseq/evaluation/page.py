@@ -15,6 +15,7 @@ from ehrseq.evaluation.panel import METRICS
 from ehrseq.evaluation.report_data import CohortRow, Lineage, ReportData
 from ehrseq.evaluation.results import COMPARED
 from ehrseq.evaluation.sentences import digits_of, judgement
+from ehrseq.evaluation.several_page import several_task
 from ehrseq.evaluation.verdict import Evidence, Verdict, verdicts
 from ehrseq.evaluation.wording import (
     METRIC_NAMES,
@@ -67,6 +68,7 @@ def page(data: ReportData) -> dict[str, Any]:
         if any(found.of(task) for task in found.tasks)
         else None,
         "tasks": [_task(found, spoken[task]) for task in found.tasks],
+        "several": [several_task(one) for one in data.several],
         "cohort": _cohort(data.cohort or _evaluated(found)),
         "exclusions": Markup(cohort_figure(data.exclusions)) if data.exclusions else None,
         "flow": [{"name": step.name, "count": integer(step.count)} for step in data.flow],

@@ -12,6 +12,7 @@ from ehrseq.core.manifest import Account, read_manifest, read_run
 from ehrseq.evaluation.cohort_figure import CohortFlow
 from ehrseq.evaluation.evidence import Evaluation
 from ehrseq.evaluation.run_figures import History
+from ehrseq.evaluation.several import SeveralResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ class ReportData:
     cohort: Sequence[CohortRow] = ()
     # who was left out of each task and why (`cohort_figure.CohortFlow`)
     exclusions: Sequence[CohortFlow] = ()
+    # tasks with several outputs (`several.assess_several`), all discharge diagnoses for one
+    several: Sequence[SeveralResult] = ()
     # the stations of the data in order: source rows, FHIR resources, events, tokens, labels
     flow: Sequence[FlowStep] = ()
     # the books of each source table, as in the manifests' `sources`

@@ -27,6 +27,9 @@ METRIC_NAMES = {
     "calibration_slope": "Calibration slope",
     "calibration_intercept": "Calibration intercept",
     "workup": "Alerts per detection",
+    "weighted_auroc": "Frequency-weighted AUROC",
+    "mean_auroc": "Mean AUROC",
+    "micro_f1": "Micro-F1",
 }
 
 
@@ -44,6 +47,8 @@ _TASKS = {  # matched as prefixes, so `in_hospital_mortality_24h` needs no entry
     "readmission": TaskWords("Unplanned readmission", "readmissions", "discharges"),
     "long_stay": TaskWords("Long stay", "long stays", "admissions"),
     "icu_transfer": TaskWords("ICU transfer", "transfers", "admissions"),
+    "discharge_diagnoses": TaskWords("Discharge diagnoses", "diagnoses", "admissions"),
+    "abnormal_laboratory": TaskWords("Abnormal laboratory values", "abnormal results", "admissions"),
 }
 
 

@@ -83,6 +83,7 @@ def fit_baselines(
     Raises: ModelError if a task has one class only in the training split.
     """
     rows = examples.rows(split)
+    rows = rows[examples.single()[examples.task[rows]]]
     known = {
         "subject_id": np.asarray(store.subject_id)[examples.subject[rows]],
         "prediction_time": examples.prediction_time[rows].astype("datetime64[us]"),
@@ -106,9 +107,10 @@ def fit_baseline(name: str, store: "TokenStore", examples: Examples, *, seed: in
             f"baseline {name!r} is not one of {', '.join(BASELINES)}.{closest(name, BASELINES)}"
         )
     counted, measured = _frequent_codes(store)
-    tasks = tuple(str(task) for task in examples.tasks)
+    tasks = tuple(str(task) for task in examples.tasks)  # those with several outputs: `several_baseline`
     baseline = Baseline(name, seed, tasks, len(store.vocabulary["codes"]), counted, measured)
-    for number, task in enumerate(tasks):
+    for number in np.flatnonzero(examples.single()).tolist():
+        task = tasks[number]
         split = {name: _rows_of(examples, name, number) for name in ("train", "tuning")}
         labels = {name: examples.value[rows] for name, rows in split.items()}
         if len(np.unique(labels["train"])) < 2:

@@ -30,12 +30,14 @@ class Network(nnx.Module):
         hidden: Array = self.trunk(self.embedding(batch), batch, key)
         return hidden
 
-    def __call__(self, batch: dict[str, Array], key: Array | None = None) -> Array:
-        """Logits [B, K] float32; seats without a label hold something finite and meaningless."""
+    def outputs(self, batch: dict[str, Array], key: Array | None = None) -> Array:
+        """Logits of every output for every seat [B, K, O] float32: the past is read once, however many are asked."""
         hide, inside, head = keys(key, 3)
         batch = hide_events(batch, self.event_dropout, hide)
         seen, latest = visible(batch)
-        logits = self.heads(self.reader(self.represent(batch, inside), batch, seen, latest), head)
-        if self.wide is not None:
-            logits = logits + self.wide(batch, latest)
-        return jnp.take_along_axis(logits, batch["label_task"][..., None], axis=-1)[..., 0]
+        logits: Array = self.heads(self.reader(self.represent(batch, inside), batch, seen, latest), head)
+        return logits if self.wide is None else logits + self.wide(batch, latest)
+
+    def __call__(self, batch: dict[str, Array], key: Array | None = None) -> Array:
+        """Logits [B, K] float32, of each seat's (first) output; seats without a label hold something meaningless."""
+        return jnp.take_along_axis(self.outputs(batch, key), batch["label_task"][..., None], axis=-1)[..., 0]

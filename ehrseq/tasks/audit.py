@@ -81,8 +81,7 @@ def outcome_visible(labels: Sequence[Path]) -> Checked:
     found, measured = [], {}
     for folder in labels:
         notes = read_manifest(folder, "labels").notes
-        for name, (early, now) in notes.get("outcome_visible", {}).items():
-            positives = notes["positives"][name]
+        for name, (early, now, positives) in notes.get("outcome_visible", {}).items():
             measured[f"{folder.name}.{name}"] = {"early": early, "same_time": now, "positives": positives}
             if early:
                 found.append(

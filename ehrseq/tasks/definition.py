@@ -13,7 +13,8 @@ r"""A task file says whom to predict for, when, and what: the ACES language, rea
 
 Source: Xu et al., "ACES: Automatic Cohort Extraction System for Event-Streams", 2024,
 https://eventstreamaces.readthedocs.io; where its text and the program differ, as es-aces 0.7.3 does. Ours alone are
-`extends` (another task file, laid under this one), `repeat` (ask again and again) and a list of labels.
+`extends` (another task file, laid under this one), `repeat` (ask again and again), a list of labels, and `each` (an
+output for each code of the label).
 """
 
 from pathlib import Path
@@ -22,7 +23,7 @@ from ehrseq.core.errors import TaskError, closest
 from ehrseq.core.yaml_lines import Document, check_keys, load_yaml, merged
 from ehrseq.tasks.language import Derived, Plain, Repeat, Task
 from ehrseq.tasks.read_predicates import names_in, read_predicates, timed
-from ehrseq.tasks.read_windows import duration, only, order, read_windows
+from ehrseq.tasks.read_windows import duration, each, only, order, read_windows
 
 # what `run` predicts if no task is named: those of Rajkomar et al. with one label, each where it is asked most often
 STANDARD_TASKS = ("in_hospital_mortality_24h", "long_stay_7d", "readmission_30d")
@@ -78,7 +79,7 @@ def load_task(task: str | Path) -> Task:
     trigger = timed(document, ("trigger",), value["trigger"], predicates)
     windows = read_windows(document, predicates)
     label_window, label = only(document, "label")
-    labels = label if isinstance(label, list) else [label]
+    labels = [str(one) for one in label] if isinstance(label, list) else [str(label)]
     at = ("windows", label_window, "label")
     index_window, side = only(document, "index_timestamp")
     if side not in ("start", "end"):
@@ -96,6 +97,7 @@ def load_task(task: str | Path) -> Task:
         label=(label_window, tuple(timed(document, at, one, predicates) for one in labels)),
         static=_traits(predicates, document),
         repeat=_repeat(document, predicates),
+        each=each(document, label_window, labels),
     )
 
 

@@ -1,27 +1,36 @@
-"""A table of features for each label: counts, last, least and greatest value, and trend of each code, by window.
+"""`ehrseq features`: a table of features for each label, of counts, last, least and greatest value and trend by window.
 
-For people who want columns, and for any model that wants a matrix. Only what was knowable at the prediction time
-counts: events with `time` at or before it, and those true for life.
+For people who want columns with values in their own units, of any timeline. Only what was knowable at the prediction
+time counts: events with `time` at or before it, and those true for life. (The baselines of a run see the same in
+tokens, with normalised values and sparse: `ehrseq.models.prefix_features`.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ehrseq.core.dataset import Build, Result, input_of
 from ehrseq.core.errors import ConfigError
 from ehrseq.core.executor import run_tasks
 from ehrseq.core.manifest import Account
 from ehrseq.core.parquet import write_parquet
-from ehrseq.tasks.extract import label_folders
 from ehrseq.timeline.meds import scan_events, shards, splits
 from ehrseq.timeline.schema import Event
+from ehrseq.tokens.packing import Ints, count_until
+
+type Floats = NDArray[np.float64]
 
 WINDOWS_HOURS = (24.0, 720.0, float("inf"))  # a day, 30 days, all history
 KINDS = ("count", "last", "min", "max", "trend")
-_ROW, _KEY = "_row", ["subject_id", "prediction_time"]
+_KEY = ["subject_id", "prediction_time"]
+_CELLS = 1_000_000  # labels x codes at a time
+_US_PER_HOUR, _US_PER_DAY = 3_600_000_000, 86_400_000_000
+_STATIC = int(np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +56,16 @@ def features(
 
     `codes`: how many, those that most training patients have. A window is "24h", "720h" or "all", looking back from
     the prediction, its far end included; `count` is 0 and the others null where there is nothing; `trend` is the
-    least-squares slope a day, null with fewer than two times. Of a task with several labels the first one's are kept.
+    least-squares slope a day, null with fewer than two times. Memory: 20 bytes a label of the largest bucket for each
+    code and window.
 
     Raises: ConfigError for a window of no length; SchemaError if a folder is not what it should be.
     """
-    if not windows_hours or min(windows_hours) <= 0:
+    if not windows_hours or not all(hours > 0 for hours in windows_hours):
         raise ConfigError(f"windows_hours is {tuple(windows_hours)}; expected lengths above 0.")
-    timeline, folder = Path(timeline), label_folders(Path(labels))[0]
+    if codes < 1:
+        raise ConfigError(f"codes is {codes}; expected 1 or more.")
+    timeline, folder = Path(timeline), Path(labels)
     config = {"windows_hours": [str(hours) for hours in windows_hours], "codes": codes}
     inputs = [input_of("timeline", timeline), input_of("labels", Path(labels))]
     with Build(Path(out), kind="features", config=config, inputs=inputs, force=force) as build:
@@ -94,69 +106,146 @@ def table(
 ) -> pl.DataFrame:
     """One row a label, in the order of `labels` (subject_id, prediction_time, …): see `features`.
 
-    All windows and kinds of all codes come out of one grouping of the (label, event) pairs.
+    With a subject's events of one code side by side in time, what a label sees of it in a window is a range of rows:
+    the ends of all ranges are found by bisection together, and each kind is one reduction over them.
     """
-    asked = labels.with_row_index(_ROW)
-    hours = ((pl.col("prediction_time") - pl.col(Event.time)).dt.total_microseconds() / 3.6e9).fill_null(
-        float("inf")
-    )
-    pairs = (
-        events.filter(pl.col(Event.code).is_in(list(codes)))
-        .select(
-            Event.subject_id,
-            Event.time,
-            Event.code,
-            pl.col(Event.numeric_value).cast(pl.Float64).alias("_value"),
-        )
-        .join(asked.select(_ROW, *_KEY), on=Event.subject_id)
-        .filter(pl.col(Event.time).is_null() | (pl.col(Event.time) <= pl.col("prediction_time")))
-        .with_columns(_hours=hours)
-        .sort(Event.time, nulls_last=False, maintain_order=True)
-    )
-    long = pairs.group_by(_ROW, Event.code).agg(
-        expression.alias(f"{_window(length)}|{kind}")
-        for length in windows_hours
-        for kind, expression in _summaries(pl.col("_hours") <= length).items()
-    )
-    both = pl.collect_all([asked, long])
-    return _wide(both[0], both[1], codes, windows_hours).drop(_ROW)
+    asked = labels.collect()
+    every, valued = _runs(events, asked[Event.subject_id].unique().sort(), codes)
+    counts = np.zeros((len(codes), len(windows_hours), asked.height), np.uint32)
+    values = np.full((len(codes), len(windows_hours), len(KINDS) - 1, asked.height), np.nan, np.float32)
+    step = max(_CELLS // max(len(codes), 1), 1)
+    for piece in (slice(start, start + step) for start in range(0, asked.height, step)):
+        subject = np.searchsorted(every.subjects, asked[Event.subject_id].to_numpy()[piece])
+        time = asked["prediction_time"].to_physical().to_numpy()[piece]
+        for place, hours in enumerate(windows_hours):
+            first, end = every.ranges(subject, time, hours)
+            counts[:, place, piece] = (end - first).reshape(-1, len(codes)).T
+            for kind, found in enumerate(_summaries(valued, *valued.ranges(subject, time, hours))):
+                values[:, place, kind, piece] = found.reshape(-1, len(codes)).T
+    return asked.with_columns(_columns(codes, windows_hours, counts, values))
 
 
-def _summaries(within: pl.Expr) -> dict[str, pl.Expr]:
-    value = pl.col("_value").filter(within & pl.col("_value").is_not_null())
-    days = (-pl.col("_hours") / 24).filter(
-        within & pl.col("_value").is_not_null() & pl.col("_hours").is_finite()
+@dataclass(frozen=True, slots=True, eq=False)
+class _Runs:
+    """Events of S subjects and C codes, those of one subject and code side by side, those true for life first.
+
+    The run of subject s and code c is rows offsets[s * C + c]:offsets[s * C + c + 1].
+    """
+
+    subjects: Ints  # [S] sorted
+    codes: int
+    offsets: Ints  # [S * C + 1]
+    time: Ints  # microseconds; _STATIC = true for life
+    day: NDArray[
+        np.longdouble
+    ]  # since the run's first event with a time: minutes over decades need over 53 bits
+    value: Floats
+
+    def ranges(self, subject: Ints, asked: Ints, hours: float) -> tuple[Ints, Ints]:
+        """First row and end of what n labels see of each code, both [n * C]."""
+        run = (subject[:, None] * self.codes + np.arange(self.codes)).reshape(-1)
+        first, stop, limit = self.offsets[run], self.offsets[run + 1], np.repeat(asked, self.codes)
+        end = first + count_until(self.time, first, stop, limit)
+        if np.isfinite(hours):
+            first = first + count_until(self.time, first, stop, limit - int(hours * _US_PER_HOUR) - 1)
+        return first, end
+
+
+def _runs(events: pl.LazyFrame, subjects: pl.Series, codes: Sequence[str]) -> tuple[_Runs, _Runs]:
+    """The events of these subjects (sorted) and codes: all of them, and those with a value."""
+    order = pl.DataFrame({Event.code: list(codes)}, schema={Event.code: pl.String}).with_row_index("_code")
+    chosen = (
+        events.select(Event.subject_id, Event.time, Event.code, Event.numeric_value)
+        .join(order.lazy(), on=Event.code, maintain_order="left")
+        .filter(pl.col(Event.subject_id).is_in(subjects.implode()))
+        .with_columns(pl.col(Event.time).to_physical().fill_null(_STATIC))
+        .sort(Event.subject_id, "_code", Event.time, maintain_order=True)
+        .collect()
     )
-    timed = pl.col("_value").filter(within & pl.col("_value").is_not_null() & pl.col("_hours").is_finite())
-    spread = ((days - days.mean()) ** 2).sum()
-    slope = ((days - days.mean()) * timed).sum() / spread
-    return {
-        "count": within.sum().cast(pl.UInt32),
-        "last": value.last(),
-        "min": value.min(),
-        "max": value.max(),
-        "trend": pl.when(spread > 1e-12).then(slope),
-    }
+    valued = chosen.filter(pl.col(Event.numeric_value).is_not_null())
+    return _of(chosen, subjects.to_numpy(), len(codes)), _of(valued, subjects.to_numpy(), len(codes))
 
 
-def _wide(
-    asked: pl.DataFrame, long: pl.DataFrame, codes: Sequence[str], windows_hours: Sequence[float]
-) -> pl.DataFrame:
-    out = [asked]
-    parts = long.partition_by(Event.code, as_dict=True, include_key=False)
-    names = [f"{_window(length)}|{kind}" for length in windows_hours for kind in KINDS]
-    for code in codes:
-        part = parts.get((code,), long.clear().drop(Event.code))
-        joined = asked.select(_ROW).join(part, on=_ROW, how="left", maintain_order="left").select(names)
-        out.append(
-            joined.select(
-                (pl.col(name).fill_null(0) if name.endswith("count") else pl.col(name)).alias(
-                    f"{code}|{name}"
-                )
-                for name in names
-            )
-        )
-    return pl.concat(out, how="horizontal")
+def _of(rows: pl.DataFrame, subjects: Ints, codes: int) -> _Runs:
+    run = np.searchsorted(subjects, rows[Event.subject_id].to_numpy()) * codes + rows["_code"].to_numpy()
+    offsets = np.searchsorted(run, np.arange(len(subjects) * codes + 1))
+    time = rows[Event.time].to_numpy()
+    static = time == _STATIC
+    timed_from = offsets[:-1] + np.bincount(run, static, len(offsets) - 1).astype(np.int64)
+    origin = np.append(time, 0)[timed_from][run]
+    day = np.where(static, 0, time - origin).astype(np.longdouble) / _US_PER_DAY
+    value = rows[Event.numeric_value].cast(pl.Float64).fill_null(0).to_numpy()
+    return _Runs(subjects, codes, offsets, time, day, value)
+
+
+def _summaries(runs: _Runs, first: Ints, end: Ints) -> Iterator[Floats]:
+    """Last, least and greatest value and trend of each range of rows [m]; NaN where there is none."""
+    some = np.flatnonzero(end > first)
+    begin, last = first[some], end[some] - 1
+    found = (
+        runs.value[last],
+        _reduced(np.minimum, runs.value, begin, last),
+        _reduced(np.maximum, runs.value, begin, last),
+        _trend(runs, begin, last),
+    )
+    for values in found:
+        out = np.full(len(first), np.nan)
+        out[some] = values
+        yield out
+
+
+def _reduced(how: np.ufunc, values: NDArray[Any], begin: Ints, last: Ints) -> NDArray[Any]:
+    """`how` over values[begin:last + 1] of each pair [m]; what lies between two pairs is reduced too, and dropped."""
+    ends = np.stack([begin, last + 1], axis=1).reshape(-1)
+    found: NDArray[Any] = how.reduceat(np.append(values, 0), ends)[::2] if len(ends) else values[:0]
+    return found
+
+
+def _trend(runs: _Runs, begin: Ints, last: Ints) -> Floats:
+    """Least-squares slope of the values a day [m]; NaN with fewer than two times."""
+    static = np.cumsum(runs.time == _STATIC)
+    begin = begin + static[last] - static[begin] + (runs.time[begin] == _STATIC)
+    two = np.flatnonzero(begin < last)
+    two = two[runs.time[begin[two]] < runs.time[last[two]]]
+    ends, out = (begin[two], last[two]), np.full(len(begin), np.nan)
+    n = (ends[1] - ends[0] + 1).astype(np.longdouble)
+    days, squares, values, products = (
+        _reduced(np.add, of, *ends)
+        for of in (runs.day, runs.day * runs.day, runs.value.astype(np.longdouble), runs.day * runs.value)
+    )
+    out[two] = (products - days * values / n) / (squares - days * days / n)
+    return out
+
+
+def _columns(
+    codes: Sequence[str],
+    windows_hours: Sequence[float],
+    counts: NDArray[np.uint32],
+    values: NDArray[np.float32],
+) -> list[pl.Series]:
+    """A column for each code, window and kind."""
+    found = []
+    for code, name in enumerate(codes):
+        for place, hours in enumerate(windows_hours):
+            at = f"{name}|{_window(hours)}"
+            found.append(pl.Series(f"{at}|count", counts[code, place]))
+            found += [
+                pl.Series(f"{at}|{kind}", values[code, place, number], nan_to_null=True)
+                for number, kind in enumerate(KINDS[1:])
+            ]
+    return found
+
+
+def read_windows(text: str) -> tuple[float, ...]:
+    """Hours from `24,720,inf`. Raises: ConfigError.
+
+    >>> read_windows("24, inf")
+    (24.0, inf)
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"windows are `{text}`; expected hours with commas, as in 24,720,inf.") from error
 
 
 def _window(hours: float) -> str:

@@ -75,11 +75,24 @@ class Repeat:
 
 
 @dataclass(frozen=True, slots=True)
+class Each:
+    """One output for each code of the label's predicate, or for what `group` finds in it. Not in ACES.
+
+    `group`: a regular expression with one group, which is the output's name; None: the code. Outputs that fewer than
+    `min_patients` training patients have are not asked.
+    """
+
+    group: str | None
+    min_patients: int
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A checked task. `endpoints` are the windows' ends in an order in which each needs only earlier ones.
 
     `index` is the endpoint that is the prediction time; `label` the window, and the predicates whose presence there is
-    true: one, or several for a task of many labels. Patients without one of the traits `static` are left out.
+    true: one, or several for a task of several outputs, or `each` code of one. Patients without one of the traits
+    `static` are left out.
     """
 
     name: str
@@ -92,6 +105,12 @@ class Task:
     label: tuple[str, tuple[str, ...]]
     static: tuple[str, ...] = ()
     repeat: Repeat | None = None
+    each: Each | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether a label has several outputs."""
+        return self.each is not None or len(self.label[1]) > 1
 
     @property
     def names(self) -> frozenset[str]:

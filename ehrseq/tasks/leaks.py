@@ -3,7 +3,7 @@
 Everything works on samples of bounded size, so that an audit takes seconds however large the store is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,6 +22,7 @@ TOO_GOOD = {"single_feature": 0.985, "same_time": 0.999}
 PURE, SHARE = 0.98, 0.25  # a code that a quarter of the true labels have, and next to no other
 FEW = 10  # patients, or labels, of a kind below which nothing is judged
 _SUBJECTS, _LABELS, _CONTROL, _CONTEXT = 256, 4_000, 1_000, 256
+_OUTPUTS = 20  # of a task with several, the commonest are looked at
 _RECORD = (
     64  # first tokens of a record that are compared; a record of fewer than _SHORT tokens says too little
 )
@@ -43,6 +44,16 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.check}: {self.where}: {self.what} ({self.count:,}). {self.advice}"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What n labels see: each code `ever` or `now`, at the prediction time itself [n, codes]; and the last value of
+    each code that has one, as arrays (label, code, value)."""
+
+    ever: NDArray[np.bool_]
+    now: NDArray[np.bool_]
+    last: tuple[Ints, Ints, Floats]
 
 
 def future_shift(
@@ -116,26 +127,65 @@ def single_features(
     best: dict[str, Any] = {}
     for number, task in enumerate(map(str, examples.tasks)):
         rows = _sample(examples, number, (0,), _LABELS, seed)
-        truth = examples.value[rows] > 0.5
-        if min(len(np.unique(examples.subject[rows][side])) for side in (truth, ~truth)) < FEW:
+        truths = {
+            name: truth
+            for name, truth in _truths(examples, rows, number).items()
+            if min(len(np.unique(examples.subject[rows][side])) for side in (truth, ~truth)) >= FEW
+        }
+        if not truths:
             continue
-        seen, now, value = _seen(store, examples, rows, len(names))
-        best[task] = {}
-        for check, has in (("single_feature", seen), ("same_time", now)):
-            score = 0.5 + 0.5 * (has[truth].mean(0) - has[~truth].mean(0))
-            worst = int(np.argmax(np.abs(score - 0.5)))
-            best[task][check] = {"code": names[worst], "auroc": round(float(score[worst]), 3)}
-            found += [
-                Finding(check, f"whether `{names[code]}` {_WHEN[check]} has AUROC {score[code]:.3f}", task,
-                        int(has[truth, code].sum()), _ADVICE[check])
-                for code in np.flatnonzero(_alarming(has, truth, examples.subject[rows], score, TOO_GOOD[check]))[:5]
-            ]  # fmt: skip
-        for code, auroc, count in _values(value, truth):
-            if max(auroc, 1 - auroc) >= TOO_GOOD["single_feature"]:
-                found.append(
-                    Finding("single_feature", f"the last value of `{names[code]}` has AUROC {auroc:.3f}", task, count,
-                            _ADVICE["single_feature"])
-                )  # fmt: skip
+        seen = _seen(store, examples, rows, len(names))
+        for name, truth in truths.items():
+            more, best[name] = _of_output(
+                name, names, truth, examples.subject[rows], seen, _own(task, name, names)
+            )
+            found += more
+    return found, best
+
+
+def _truths(examples: Examples, rows: Ints, task: int) -> dict[str, NDArray[np.bool_]]:
+    """What is to be known of the labels `rows` [n]: the task's yes or no, or its commonest outputs'."""
+    name = str(examples.tasks[task])
+    if examples.several is None or examples.single()[task]:
+        return {name: examples.value[rows] > 0.5}
+    dense = examples.several.dense(rows, task)
+    outputs = examples.several.outputs[examples.several.first[task] :]
+    common: Ints = np.argsort(-dense.sum(0), kind="stable")[:_OUTPUTS]
+    return {str(outputs[column]): dense[:, column] for column in common}
+
+
+def _own(task: str, output: str, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Codes [codes] that are an output itself, of an earlier stay: a chronic disease is billed again, which is no
+    leak. That they come too early is for `outcome_visible` to see."""
+    part = output.removeprefix(task).removeprefix(".")
+    return np.asarray([bool(part) and part in name for name in names], np.bool_)
+
+
+def _of_output(
+    output: str,
+    names: Sequence[str],
+    truth: NDArray[np.bool_],
+    subject: Ints,
+    seen: Seen,
+    own: NDArray[np.bool_],
+) -> tuple[list[Finding], dict[str, Any]]:
+    """Findings on one yes or no, and the best single code of each check."""
+    found, best = [], {}
+    for check, has in (("single_feature", seen.ever), ("same_time", seen.now)):
+        score = np.where(own, 0.5, 0.5 + 0.5 * (has[truth].mean(0) - has[~truth].mean(0)))
+        worst = int(np.argmax(np.abs(score - 0.5)))
+        best[check] = {"code": names[worst], "auroc": round(float(score[worst]), 3)}
+        found += [
+            Finding(check, f"whether `{names[code]}` {_WHEN[check]} has AUROC {score[code]:.3f}", output,
+                    int(has[truth, code].sum()), _ADVICE[check])
+            for code in np.flatnonzero(~own & _alarming(has, truth, subject, score, TOO_GOOD[check]))[:5]
+        ]  # fmt: skip
+    for code, auroc, count in _values(seen, truth):
+        if max(auroc, 1 - auroc) >= TOO_GOOD["single_feature"] and not own[code]:
+            found.append(
+                Finding("single_feature", f"the last value of `{names[code]}` has AUROC {auroc:.3f}", output, count,
+                        _ADVICE["single_feature"])
+            )  # fmt: skip
     return found, best
 
 
@@ -163,12 +213,12 @@ def shuffled_labels(
         _, same = np.unique(
             moment[both], return_inverse=True
         )  # a label that is there twice stays the same label
-        rate = float(np.mean(examples.value[both])) if len(both) else 0.0
+        rate = float(np.clip(np.mean(examples.value[both]), 0.0, 0.5)) if len(both) else 0.0
         dealt = (np.random.default_rng([seed, number]).random(int(same.max(initial=-1)) + 1) < rate)[same]
         truth = dealt[len(train) :]
         if min(truth.sum(), (~truth).sum(), dealt[: len(train)].sum()) < FEW:
             continue
-        has, _, _ = _seen(store, examples, both, len(store.vocabulary["codes"]))
+        has = _seen(store, examples, both, len(store.vocabulary["codes"])).ever
         auroc = _auroc(_kernel_ridge(has[: len(train)], dealt[: len(train)], has[len(train) :]), truth)
         spread = np.sqrt((len(truth) + 1) / (12.0 * truth.sum() * (~truth).sum()))
         measured[task] = {"auroc": round(auroc, 3), "within": round(4.5 * float(spread), 3)}
@@ -198,11 +248,7 @@ def _subset(store: TokenStore, examples: Examples, rows: Ints) -> tuple[Any, Exa
         offsets=np.append(0, np.cumsum(lengths)), subjects=len(rows), tokens=len(tokens),
         vocabulary=store.vocabulary, timezone=store.timezone, **_beside(store, subject, lengths),
     )  # fmt: skip
-    asked = replace(
-        examples, subject=np.arange(len(rows)), position=examples.position[rows], task=examples.task[rows],
-        value=examples.value[rows], split=examples.split[rows], prediction_time=examples.prediction_time[rows],
-    )  # fmt: skip
-    return small, asked
+    return small, replace(examples.take(rows), subject=np.arange(len(rows)))
 
 
 def _beside(store: TokenStore, subject: Ints, lengths: Ints) -> dict[str, Any]:
@@ -249,11 +295,7 @@ def _sample(examples: Examples, task: int, splits: tuple[int, ...], most: int, s
     return np.sort(np.random.default_rng([seed, task, *splits]).permutation(rows)[:most])
 
 
-def _seen(
-    store: TokenStore, examples: Examples, rows: Ints, codes: int
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], tuple[Ints, Ints, Floats]]:
-    """Whether each label sees each code [n, codes], and sees it at the prediction time itself; and the last value of
-    each code that has one, as (label, code, value)."""
+def _seen(store: TokenStore, examples: Examples, rows: Ints, codes: int) -> Seen:
     seen, now = np.zeros((len(rows), codes), bool), np.zeros((len(rows), codes), bool)
     last: list[tuple[Ints, Ints, Floats]] = []
     for start in range(0, len(rows), 500):
@@ -270,7 +312,8 @@ def _seen(
         keys, place = np.unique(key[::-1], return_index=True)  # of equals the last one counts
         last.append((keys // codes, keys % codes, value[valued][::-1][place].astype(np.float64)))
     labels, valued_codes, values = (np.concatenate(part) for part in zip(*last, strict=True))
-    return seen, now, (labels.astype(np.int64), valued_codes.astype(np.int64), values.astype(np.float64))
+    last_values = (labels.astype(np.int64), valued_codes.astype(np.int64), values.astype(np.float64))
+    return Seen(seen, now, last_values)
 
 
 def _alarming(
@@ -293,9 +336,9 @@ def _alarming(
     return cast(NDArray[np.bool_], alarming | (pure & (hits >= SHARE * truth.sum())))
 
 
-def _values(last: tuple[Ints, Ints, Floats], truth: NDArray[np.bool_]) -> Iterator[tuple[int, float, int]]:
+def _values(seen: Seen, truth: NDArray[np.bool_]) -> Iterator[tuple[int, float, int]]:
     """(code, AUROC of its last value, labels that have one) where both kinds of labels have enough of them."""
-    label, code, value = last
+    label, code, value = seen.last
     order = np.argsort(code, kind="stable")
     label, code, value = label[order], code[order], value[order]
     starts = np.flatnonzero(np.append(True, code[1:] != code[:-1])) if len(code) else np.zeros(0, np.int64)

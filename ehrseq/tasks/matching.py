@@ -1,6 +1,7 @@
 """Which codes of a timeline a task's predicates mean, and what is said when there are none."""
 
 import re
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ehrseq.core.progress import log
 from ehrseq.tasks.language import Derived, Plain, Task
 from ehrseq.timeline.meds import CODES
 
+_SHOWN = 3  # predicates that an error describes
 _LOOKED_AT = 20_000  # codes that are compared by spelling; more would take seconds
 
 
@@ -24,7 +26,7 @@ def matching_codes(task: Task, timeline: Path) -> dict[str, list[str]]:
     """The timeline's codes that each plain predicate means.
 
     Raises: TaskError if the trigger has none; DegenerateTaskError if another predicate has none without which nobody
-    can be labelled, or nobody's label be true.
+    can be labelled, or none of the outcomes has any.
     """
     have = pl.read_parquet(timeline / CODES, columns=["code"])["code"].sort()
     plain = {name: one for name, one in task.predicates.items() if isinstance(one, Plain)}
@@ -40,12 +42,23 @@ def matching_codes(task: Task, timeline: Path) -> dict[str, list[str]]:
     for needed in _needed(task):
         if absent := _without_codes(task, needed, set(missing)):
             error = TaskError if needed == task.trigger else DegenerateTaskError
-            said = "; ".join(
-                f"no event of {timeline} is a `{name}` ({pattern(plain[name])}).{nearest(plain[name], have)}"
-                for name in absent
-            )
-            raise error(f"{task.name}: {said} See the timeline's metadata/codes.parquet.")
+            raise error(_nothing_matches(task, absent, plain, have, timeline))
+    outcomes = [_without_codes(task, name, set(missing)) for name in task.label[1]]
+    if all(outcomes):
+        absent = list(dict.fromkeys(name for of in outcomes for name in of))
+        raise DegenerateTaskError(_nothing_matches(task, absent, plain, have, timeline))
     return codes
+
+
+def _nothing_matches(
+    task: Task, absent: Sequence[str], plain: Mapping[str, Plain], have: pl.Series, timeline: Path
+) -> str:
+    said = "; ".join(
+        f"no event of {timeline} is a `{name}` ({pattern(plain[name])}).{nearest(plain[name], have)}"
+        for name in absent[:_SHOWN]
+    )
+    more = f" So it is of {len(absent) - _SHOWN} more predicates." if len(absent) > _SHOWN else ""
+    return f"{task.name}: {said}{more} See the timeline's metadata/codes.parquet."
 
 
 def check_columns(task: Task, shard: Path) -> None:
@@ -87,11 +100,10 @@ def _matching(predicate: Plain, have: pl.Series) -> list[str]:
 
 
 def _needed(task: Task) -> list[str]:
-    """Predicates without which there is no candidate, or no true label; the trigger first."""
+    """Predicates without which there is no label; the trigger first."""
     ends = [end.predicate for window in task.windows.values() for end in (window.start, window.end)]
     least = [name for window in task.windows.values() for name, (least, _) in window.has.items() if least]
-    outcome = list(task.label[1]) if len(task.label[1]) == 1 else []
-    named = [task.trigger, *filter(None, ends), *least, *task.static, *outcome]
+    named = [task.trigger, *filter(None, ends), *least, *task.static]
     return [name for name in dict.fromkeys(named) if name in task.predicates]
 
 

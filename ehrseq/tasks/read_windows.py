@@ -7,16 +7,17 @@ from typing import Literal
 
 from ehrseq.core.errors import TaskError, closest
 from ehrseq.core.yaml_lines import Document, Where, check_keys
-from ehrseq.tasks.language import RECORD_END, RECORD_START, TRIGGER, Endpoint, Window
+from ehrseq.tasks.language import RECORD_END, RECORD_START, TRIGGER, Each, Endpoint, Window
 from ehrseq.tasks.read_predicates import names_in, timed, true_or_false
 
 type Side = Literal["start", "end"]
 
-_KEYS = {"start", "end", "start_inclusive", "end_inclusive", "has", "label", "index_timestamp"}
+_KEYS = {"start", "end", "start_inclusive", "end_inclusive", "has", "label", "each", "index_timestamp"}
 _UNITS = {
     r"w|wks?|weeks?": 604_800, r"d|days?": 86_400, r"h|hrs?|hours?": 3_600, r"m|mins?|minutes?": 60,
     r"s|secs?|seconds?": 1,
 }  # fmt: skip
+MIN_PATIENTS = 10  # of the training split that an output needs
 _LONGEST = timedelta(days=365_250)
 
 
@@ -31,6 +32,39 @@ def only(document: Document, key: str) -> tuple[str, object]:
     if len(found) != 1:
         raise TaskError(f"{document.at(('windows',))}  {len(found)} windows have `{key}`; exactly one must.")
     return found[0]
+
+
+def each(document: Document, label_window: str, labels: list[str]) -> Each | None:
+    """`each: {group: …, min_patients: …}` beside the label. Raises: TaskError."""
+    where: Where = ("windows", label_window, "each")
+    for name, window in document.value["windows"].items():
+        if window.get("each") is not None and name != label_window:
+            raise TaskError(f"{document.at(('windows', name, 'each'))}  `each` stands beside `label` only.")
+    given = document.value["windows"][label_window].get("each")
+    if given is None:
+        return None
+    check_keys(document, where, given, {"group", "min_patients"}, TaskError)
+    plain = document.value["predicates"].get(labels[0]) or {}
+    if len(labels) > 1 or "expr" in plain:
+        raise TaskError(f"{document.at(where)}  `each` needs a label that is one predicate with codes.")
+    group, least = given.get("group"), given.get("min_patients", MIN_PATIENTS)
+    if group is not None and _groups(group) != 1:
+        raise TaskError(
+            f"{document.at((*where, 'group'))}  is {group!r}, expected a regular expression with one group (…): what "
+            "it finds in a code is the output's name."
+        )
+    if isinstance(least, bool) or not isinstance(least, int) or least < 1:
+        raise TaskError(
+            f"{document.at((*where, 'min_patients'))}  is `{least}`, expected a count of 1 or more."
+        )
+    return Each(group, least)
+
+
+def _groups(pattern: object) -> int:
+    try:
+        return re.compile(pattern).groups if isinstance(pattern, str) else 0
+    except re.error:
+        return 0
 
 
 def order(document: Document, windows: Mapping[str, Window]) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def candidates(
     plain = {name: one for name, one in task.predicates.items() if isinstance(one, Plain)}
     moments = (
         events.lazy()
-        .select(SUBJECT, TIME, *(_holds(one, codes[name]).alias(name) for name, one in plain.items()))
+        .select(SUBJECT, TIME, *(holds(one, codes[name]).alias(name) for name, one in plain.items()))
         .group_by(SUBJECT, TIME)
         .agg(pl.col(*plain).sum())
         .sort(SUBJECT, TIME)
@@ -78,7 +78,8 @@ def _edges() -> tuple[pl.Expr, pl.Expr]:
     )
 
 
-def _holds(predicate: Plain, codes: Sequence[str]) -> pl.Expr:
+def holds(predicate: Plain, codes: Sequence[str]) -> pl.Expr:
+    """Whether an event is one of a predicate whose codes in this timeline are `codes`."""
     value, holds = pl.col("numeric_value"), pl.col("code").is_in(list(codes))
     if predicate.at_least is not None:
         bound = pl.lit(predicate.at_least, pl.Float32)  # 0.7 as float32 is less than 0.7 as float64
@@ -116,9 +117,11 @@ def lay_out(task: Task, moments: pl.DataFrame, rows: pl.DataFrame) -> tuple[pl.D
     return _count(rows, moments, task.windows[window], predicates, "label."), left
 
 
-def visible_outcomes(task: Task, moments: pl.DataFrame, rows: pl.DataFrame) -> dict[str, tuple[int, int]]:
-    """By label: true labels with an event of it in the label's window that is visible at the prediction; at the same
-    time as the prediction, within the window or not. What `ehrseq.tasks.audit` judges."""
+def visible_outcomes(
+    task: Task, moments: pl.DataFrame, rows: pl.DataFrame
+) -> dict[str, tuple[int, int, int]]:
+    """By label predicate: true labels with an event of it in the label's window that is visible at the prediction; at
+    the same time as the prediction, within the window or not; all true labels. What `ehrseq.tasks.audit` judges."""
     window, names = task.windows[task.label[0]], task.label[1]
     upto = rows.with_columns(pl.min_horizontal(task.index, f"{window.name}.end").alias(f"{window.name}.end"))
     inclusive = replace(window, end_inclusive=True)
@@ -130,9 +133,8 @@ def visible_outcomes(task: Task, moments: pl.DataFrame, rows: pl.DataFrame) -> d
     found = {}
     for name in names:
         true = rows[f"label.{name}"] > 0
-        found[name] = tuple(
-            int((true & (side > 0)).sum() or 0) for side in (early[f"early.{name}"], now[f"now.{name}"])
-        )
+        sides = (early[f"early.{name}"] > 0, now[f"now.{name}"] > 0, true)
+        found[name] = tuple(int((true & side).sum() or 0) for side in sides)
     return found  # type: ignore[return-value]
 
 
@@ -185,7 +187,7 @@ def _check(rows: pl.DataFrame, moments: pl.DataFrame, window: Window, left: Coun
             continue
         rows = _count(rows, moments, window, [predicate], "_n.").rename({f"_n.{predicate}": "_n"})
         enough = rows.filter(pl.col("_n") >= (least or 0))
-        left[f"{window.name}: too few {predicate}"] += rows.height - enough.height
+        left[f"{window.name}: {'no' if least == 1 else 'too few'} {predicate}"] += rows.height - enough.height
         rows = enough if most is None else enough.filter(pl.col("_n") <= most)
         left[f"{window.name}: has {predicate}" if most == 0 else f"{window.name}: too many {predicate}"] += (
             enough.height - rows.height

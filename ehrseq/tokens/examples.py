@@ -1,12 +1,13 @@
 """Labels become examples: arrays that say how many tokens of which subject a prediction may see.
 
 A label is (subject, prediction time). Its tokens are those whose time is not after the prediction, a prefix of the
-subject's tokens; `position` is the prefix's length. Tokens are never copied per label.
+subject's tokens; `position` is the prefix's length. Tokens are never copied per label, and a label with hundreds of
+outputs (all discharge diagnoses) holds the numbers of those that are true.
 """
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from ehrseq.core.files import sha256_file, storage_errors
 from ehrseq.core.hashing import content_hash
 from ehrseq.core.manifest import Account, Input
 from ehrseq.core.schema import Nullable, Required, Schema
-from ehrseq.tokens.packing import Examples, Ints, count_until
+from ehrseq.tokens.packing import Examples, Ints, Several, count_until
 from ehrseq.tokens.store import TokenStore
 
 
@@ -31,6 +32,15 @@ class Label(Schema):
     boolean_value = Nullable(pl.Boolean)  # null = no label is known; for prediction only
 
 
+class TrueOutput(Schema):
+    """What is read of the true outputs of a task with several, `<task>/true/*.parquet`."""
+
+    subject_id = Required(pl.Int64)
+    prediction_time = Required(pl.Datetime("us"))
+    output = Required(pl.String)
+
+
+OUTPUTS = "outputs.parquet"  # its column `output` names what a task with several outputs asks
 _OTHER_VALUES = ("integer_value", "float_value", "categorical_value")
 
 
@@ -39,6 +49,7 @@ class _Task:
     name: str
     folder: Path
     files: list[Path]
+    outputs: list[str] | None  # None = the task is a single yes or no
 
 
 def make_examples(tokens: Path, labels: Path | Sequence[Path], out: Path, *, force: bool = False) -> Result:
@@ -60,7 +71,7 @@ def make_examples(tokens: Path, labels: Path | Sequence[Path], out: Path, *, for
                 kept, account = place_labels(store, _read(task))
                 build.account(task.name, account)
                 parts.append(kept.with_columns(task=pl.lit(number, pl.Int32)))
-            examples = _examples(store, pl.concat(parts), [task.name for task in tasks])
+            examples = _examples(store, pl.concat(parts), tasks)
             with storage_errors(build.out):
                 save_examples(build.path("examples.npz"), examples)
             build.enter("examples.npz", rows=len(examples), sorted_by=["subject", "prediction_time", "task"])
@@ -126,13 +137,13 @@ def visible_tokens(store: TokenStore, subject: Ints, time: ArrayLike) -> Ints:
 def save_examples(path: Path, examples: Examples) -> None:
     """Write `examples.npz`: equal bytes for equal examples, as no clock gets into the archive."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for field in fields(examples):
-            info = zipfile.ZipInfo(f"{field.name}.npy")  # dated 1980, the oldest a zip archive can hold
+        for name, array in examples.arrays().items():
+            info = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, the oldest a zip archive can hold
             with archive.open(info, "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, getattr(examples, field.name), allow_pickle=False)
+                np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
-def _examples(store: TokenStore, placed: pl.DataFrame, tasks: list[str]) -> Examples:
+def _examples(store: TokenStore, placed: pl.DataFrame, tasks: list[_Task]) -> Examples:
     placed = placed.sort("subject", "prediction_time", "task", maintain_order=True)
     subject = placed["subject"].to_numpy()
     return Examples(
@@ -142,7 +153,57 @@ def _examples(store: TokenStore, placed: pl.DataFrame, tasks: list[str]) -> Exam
         value=placed["value"].to_numpy().astype("<f4"),
         split=np.asarray(store.split[subject], "<i1"),
         prediction_time=placed["prediction_time"].to_numpy().astype("<i8"),
-        tasks=np.asarray(tasks, dtype=np.str_),
+        tasks=np.asarray([task.name for task in tasks], dtype=np.str_),
+        several=_several(store, placed, tasks) if any(task.outputs is not None for task in tasks) else None,
+    )
+
+
+def _several(store: TokenStore, placed: pl.DataFrame, tasks: list[_Task]) -> Several:
+    """The outputs of all tasks, and which are true of each label of `placed`."""
+    names = [[t.name] if t.outputs is None else [f"{t.name}.{one}" for one in t.outputs] for t in tasks]
+    first = np.append(0, np.cumsum([len(mine) for mine in names]))
+    numbered = (
+        placed.lazy().with_row_index("label").select("label", "subject", "prediction_time", "task", "value")
+    )
+    single = [number for number, task in enumerate(tasks) if task.outputs is None]
+    parts = [
+        numbered.filter(pl.col("task").is_in(single) & (pl.col("value") == 1)).select(
+            "label", pl.col("task").replace_strict(dict(enumerate(first.tolist()[:-1]))).alias("output")
+        )
+    ]
+    for number, task in enumerate(tasks):
+        if task.outputs is not None:
+            known = pl.DataFrame({"output": task.outputs}).lazy()
+            known = known.with_columns(number=pl.int_range(pl.len(), dtype=pl.Int64) + int(first[number]))
+            true = _true(store, task).join(known, on="output")
+            mine = numbered.filter(pl.col("task") == number)
+            parts.append(
+                mine.join(true, on=["subject", "prediction_time"]).select(
+                    "label", pl.col("number").alias("output")
+                )
+            )
+    true = pl.concat([part.cast({"label": pl.Int64, "output": pl.Int64}) for part in parts]).sort(
+        "label", "output"
+    )
+    found = true.collect()
+    counts = np.bincount(found["label"].to_numpy(), minlength=placed.height)
+    return Several(
+        outputs=np.asarray([one for mine in names for one in mine], np.str_),
+        first=first.astype("<i8"),
+        offsets=np.append(0, np.cumsum(counts)).astype("<i8"),
+        true=found["output"].to_numpy().astype("<i4"),
+    )
+
+
+def _true(store: TokenStore, task: _Task) -> pl.LazyFrame:
+    """`subject` (index), `prediction_time` (microseconds) and `output` of each true output."""
+    files = sorted((task.folder / "true").rglob("*.parquet"))
+    table = pl.concat([TrueOutput.empty(), *(pl.read_parquet(file) for file in files)])
+    TrueOutput.check(table)
+    return table.lazy().select(
+        pl.Series("subject", store.index_of(table[TrueOutput.subject_id].to_numpy())),
+        pl.col(TrueOutput.prediction_time).to_physical(),
+        TrueOutput.output,
     )
 
 
@@ -159,8 +220,17 @@ def _find_tasks(places: Sequence[Path]) -> list[_Task]:
                 raise TokenError(
                     f"{folder} and {found[folder.name].folder}: two tasks with one name. Rename one."
                 )
-            found[folder.name] = _Task(folder.name, folder, sorted((folder / "data").rglob("*.parquet")))
+            files = sorted((folder / "data").rglob("*.parquet"))
+            found[folder.name] = _Task(folder.name, folder, files, _outputs(folder))
     return [found[name] for name in sorted(found)]
+
+
+def _outputs(folder: Path) -> list[str] | None:
+    file = folder / OUTPUTS
+    if not file.is_file():
+        return None
+    names: list[str] = pl.read_parquet(file)["output"].to_list()
+    return names
 
 
 def _input(task: _Task) -> Input:

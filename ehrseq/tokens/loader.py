@@ -58,7 +58,9 @@ class Loader:
     `dense.<name>` float32 [B, S, d], vectors in units of their root mean square, with `dense_at.<name>` int32 [B, S].
     Per label [B, K]: `label_at` int32 (position in the row), `label_task` int32, `label_value`
     `label_weight` float32 (0 = no label here), `label_time` float32 (days, as `time`, of the prediction), `label_row`
-    int32 (row in the examples, -1 = none).
+    int32 (row in the examples, -1 = none). `label_task` counts outputs. Where a task has several, `label_outputs`
+    int32 [B, K] says how many from there on are asked, and `label_true` int32 [B, K, P] which of all outputs are true
+    (-1 = no more).
 
     Raises: TokenError if labels and store do not belong together, or sizes do not fit.
     """
@@ -89,6 +91,9 @@ class Loader:
         names = ("code", "time", "value", "bin", "unit", "modality", "zone", "birth")
         self._field = {name: np.asarray(getattr(store, name)) for name in names}
         self._examples = examples
+        self._first = examples.first_output()
+        if examples.several is not None:
+            self._most_true = max(int(np.diff(examples.several.take(rows).offsets).max(initial=0)), 1)
         self._windows = plan_windows(examples, rows, store.offsets, context)
         self._origin = _origins(self._field["time"], self._windows, self._field["birth"])
         self._clock = _clocks(self._origin) if store.timezone is not None else None
@@ -207,14 +212,28 @@ class Loader:
             out[row, seat] = values
             return out
 
-        return {
+        task = self._examples.task[label]
+        return self._several(label, task, row, seat, shape) | {
             "label_at": put(self._windows.at[entry] + np.repeat(column, counts), np.int32),
-            "label_task": put(self._examples.task[label], np.int32),
+            "label_task": put(self._first[task], np.int32),
             "label_value": put(np.nan_to_num(value), np.float32),
             "label_weight": put(~np.isnan(value), np.float32),
             "label_time": put(np.maximum(asked, 0) / _US_PER_DAY, np.float32),
             "label_row": put(label, np.int32, -1),
         }
+
+    def _several(
+        self, label: Ints, task: NDArray[np.int32], row: Ints, seat: Ints, shape: tuple[int, int]
+    ) -> Batch:
+        """How many outputs each label asks, and which are true; nothing where each task has one."""
+        if self._examples.several is None:
+            return {}
+        mine = self._examples.several.take(label)
+        many = np.diff(mine.offsets)
+        asked, true = np.zeros(shape, np.int32), np.full((*shape, self._most_true), -1, np.int32)
+        asked[row, seat] = np.diff(self._first)[task]
+        true[np.repeat(row, many), np.repeat(seat, many), ranges(np.zeros_like(many), many)] = mine.true
+        return {"label_outputs": asked, "label_true": true}
 
 
 def _clocks(origin: Ints) -> NDArray[np.float32]:

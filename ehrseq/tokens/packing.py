@@ -12,9 +12,9 @@ Source: Krell et al. 2021, *Efficient sequence packing without cross-contaminati
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -27,8 +27,37 @@ SPLITS = ("train", "tuning", "held_out")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Several:
+    """Tasks of several outputs (all discharge diagnoses): which outputs there are, and which are true of each label.
+
+    L labels over n tasks with O outputs in all; a task that is a single yes or no is its own output.
+    """
+
+    outputs: NDArray[np.str_]  # [O] `task`, or `task.output` where it has several; in the order of the tasks
+    first: Ints  # [n + 1] outputs of task t: first[t]:first[t + 1]
+    offsets: Ints  # [L + 1] true outputs of label i: true[offsets[i]:offsets[i + 1]]
+    true: NDArray[np.int32]  # numbers within `outputs`, ascending for each label
+
+    def take(self, rows: Ints) -> Self:
+        """The same outputs, the labels `rows` alone."""
+        counts = np.diff(self.offsets)[rows]
+        true = self.true[ranges(self.offsets[:-1][rows], counts)]
+        return replace(self, offsets=np.append(0, np.cumsum(counts)), true=true)
+
+    def dense(self, rows: Ints, task: int) -> NDArray[np.bool_]:
+        """Which outputs of `task` are true of the labels `rows`, all of that task: [len(rows), outputs]."""
+        mine = self.take(rows)
+        out = np.zeros((len(rows), int(self.first[task + 1] - self.first[task])), bool)
+        out[np.repeat(np.arange(len(rows)), np.diff(mine.offsets)), mine.true - self.first[task]] = True
+        return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Examples:
-    """Labels as arrays: what training reads (`examples.npz`). L labels over n tasks."""
+    """Labels as arrays: what training reads (`examples.npz`). L labels over n tasks.
+
+    `value` of a task with several outputs says whether any is true; `several` is None where no task has several.
+    """
 
     subject: Ints  # [L] index into the store's subjects
     position: Ints  # [L] number of the subject's tokens visible at the prediction, >= 1
@@ -37,6 +66,7 @@ class Examples:
     split: NDArray[np.int8]  # [L] 0 train, 1 tuning, 2 held_out
     prediction_time: Ints  # [L] microseconds since 1970 UTC
     tasks: NDArray[np.str_]  # [n] names
+    several: Several | None = None
 
     def __len__(self) -> int:
         return len(self.subject)
@@ -55,10 +85,35 @@ class Examples:
                 found = {name: arrays[name] for name in arrays.files}
         except (ValueError, OSError, EOFError, AttributeError, BadZipFile) as error:
             raise TokenError(f"{file}: damaged ({type(error).__name__}). Label again.") from error
-        missing = [field.name for field in fields(cls) if field.name not in found]
+        missing = [name for name in _ARRAYS if name not in found]
         if missing:
             raise TokenError(f"{file}: has no array {missing[0]!r}; found {', '.join(found)}.")
-        return cls(**{field.name: found[field.name] for field in fields(cls)})
+        more = {name: found[name] for name in _SEVERAL if name in found}
+        return cls(**{name: found[name] for name in _ARRAYS}, several=Several(**more) if more else None)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All arrays by name, as `examples.npz` holds them."""
+        mine = {name: getattr(self, name) for name in _ARRAYS}
+        return mine | {name: getattr(self.several, name) for name in _SEVERAL if self.several}
+
+    @property
+    def outputs(self) -> NDArray[np.str_]:
+        """[O] names of what a model predicts: the tasks, and of one with several outputs these."""
+        return self.tasks if self.several is None else self.several.outputs
+
+    def first_output(self) -> Ints:
+        """[n + 1] where the outputs of each task begin."""
+        return np.arange(len(self.tasks) + 1) if self.several is None else self.several.first
+
+    def single(self) -> NDArray[np.bool_]:
+        """[n] which tasks are a single yes or no."""
+        mine: NDArray[np.bool_] = self.outputs[self.first_output()[:-1]] == self.tasks
+        return mine
+
+    def take(self, rows: Ints) -> Self:
+        """The labels `rows` alone, of the same tasks and outputs."""
+        mine = {name: getattr(self, name)[rows] for name in _ARRAYS if name != "tasks"}
+        return replace(self, **mine, several=self.several.take(rows) if self.several else None)
 
     def rows(self, split: str | None = None) -> Ints:
         """Row numbers of a split, in order; all rows for None.
@@ -70,6 +125,10 @@ class Examples:
         if split not in SPLITS:
             raise TokenError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}.")
         return np.flatnonzero(self.split == SPLITS.index(split))
+
+
+_SEVERAL = tuple(field.name for field in fields(Several))
+_ARRAYS = tuple(field.name for field in fields(Examples) if field.name != "several")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,8 +1,7 @@
 """The training loop: epochs of steps, a look at the tuning split after each, the best epoch kept."""
 
 import hashlib
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from ehrseq.training.config import TrainConfig
 from ehrseq.training.interrupt import StopRequest, stop_on_sigterm
 from ehrseq.training.model_folder import TrainedModel, save_model
 from ehrseq.training.predict import prediction_loader, scorer
-from ehrseq.training.scores import auroc, log_loss
+from ehrseq.training.scores import task_scores
 from ehrseq.training.state import optimizer_of, start
 from ehrseq.training.step import make_train_step, on_device
 
@@ -82,15 +81,14 @@ class _Run:
 
     def __init__(self, config: TrainConfig, store: "TokenStore", examples: Examples, out: Path) -> None:
         self.config, self.store, self.examples, self.out = config, store, examples, out
-        self.inputs = Inputs.of(store.vocabulary, tuple(examples.tasks.tolist()))
+        self.inputs = Inputs.of(store.vocabulary, tuple(examples.outputs.tolist()))
         train_rows, self.tuning_rows = _labelled(examples, "train"), _labelled(examples, "tuning")
         self.loader = _train_loader(config, store, examples, train_rows)
         self.tuning = prediction_loader(config, store, examples, self.tuning_rows)
         optimizer = optimizer_of(config, config.epochs * self.loader.batches)
         bind = definition(config.model, self.inputs)
-        ridge = 1 / (
-            config.wide_prior**2 * self.loader.labels
-        )  # of a mean over labels: more data, less prior
+        asked = int(np.diff(examples.first_output())[examples.task[train_rows]].sum())
+        ridge = 1 / (config.wide_prior**2 * asked)  # of a mean over labels: more data, less prior
         self.step = make_train_step(bind, optimizer, len(self.inputs.tasks), config.ema, ridge)
         self.scorer = scorer(config, self.inputs)
         initial = parameters(build(config.model, self.inputs, config.seed))
@@ -157,7 +155,7 @@ class _Run:
                 "infinite values in the token store."
             )
         logits = self.scorer.logits(self.state.average, self.tuning)[self.tuning_rows]
-        tuning = _scores(self.examples, self.tuning_rows, logits)
+        tuning = task_scores(self.examples, self.tuning_rows, logits)
         score = _selected(self.config.select, tuning)
         journal = self.journal
         if journal.best_score is None or score > journal.best_score:
@@ -165,9 +163,9 @@ class _Run:
             self.best = {name: jnp.copy(value) for name, value in self.state.average.items()}
         else:
             journal.stale += 1
-        train_loss = {
-            task: _plain(losses[i] / max(weights[i], 1)) for i, task in enumerate(self.inputs.tasks)
-        }
+        first = self.examples.first_output()[:-1]
+        means = np.add.reduceat(losses, first) / np.maximum(np.add.reduceat(weights, first), 1)
+        train_loss = dict(zip(map(str, self.examples.tasks), means.tolist(), strict=True))
         journal.history.append({"epoch": number, "score": score, "train_loss": train_loss, "tuning": tuning})
         journal.finished = number + 1 >= self.config.epochs or journal.stale >= self.config.patience
         self.state = self.state._replace(totals=jnp.zeros_like(self.state.totals))
@@ -215,33 +213,15 @@ def _labelled(examples: Examples, split: str) -> NDArray[np.int64]:
 
 
 def _prior(examples: Examples, rows: NDArray[np.int64]) -> Any:
-    """Logit of each task's prevalence: the first loss is then that of knowing the base rates."""
-    number = len(examples.tasks)
-    total = np.bincount(examples.task[rows], minlength=number)
-    positive = np.bincount(examples.task[rows], examples.value[rows], minlength=number)
+    """Logit of each output's prevalence: the first loss is then that of knowing the base rates."""
+    sizes = np.diff(examples.first_output())
+    total = np.repeat(np.bincount(examples.task[rows], minlength=len(sizes)), sizes)
+    true = examples.task[rows][examples.value[rows] > 0]
+    if examples.several is not None:
+        true = examples.several.take(rows).true
+    positive = np.bincount(true, minlength=len(total))
     rate = (positive + 0.5) / (total + 1)
     return jnp.asarray(np.log(rate / (1 - rate)), jnp.float32)
-
-
-def _scores(
-    examples: Examples, rows: NDArray[np.int64], logits: NDArray[np.float64]
-) -> dict[str, dict[str, Any]]:
-    """Loss, AUROC and counts per task, and over all labels under "all"."""
-    value, task = examples.value[rows], examples.task[rows]
-    groups = {str(name): task == number for number, name in enumerate(examples.tasks)}
-    found = {
-        name: {
-            "loss": _plain(log_loss(value[mine], logits[mine])),
-            "auroc": _plain(auroc(value[mine], logits[mine])),
-            "n": int(mine.sum()),
-            "positives": int(value[mine].sum()),
-        }
-        for name, mine in groups.items()
-    }
-    known = [scores["auroc"] for scores in found.values() if scores["auroc"] is not None]
-    mean = _plain(float(np.mean(known))) if known else None
-    found["all"] = {"loss": _plain(log_loss(value, logits)), "auroc": mean, "n": len(rows)}
-    return found
 
 
 def _selected(select: str, tuning: dict[str, dict[str, Any]]) -> float:
@@ -255,15 +235,11 @@ def _selected(select: str, tuning: dict[str, dict[str, Any]]) -> float:
     return float(value) if select == "auroc" else -float(value)
 
 
-def _plain(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
 def _examples_hash(examples: Examples) -> str:
     digest = hashlib.sha256()
-    for field in fields(examples):
-        array = np.ascontiguousarray(getattr(examples, field.name))
-        digest.update(f"{field.name}{array.dtype.str}{array.shape}".encode())
+    for name, values in examples.arrays().items():
+        array = np.ascontiguousarray(values)
+        digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
 

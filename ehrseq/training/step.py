@@ -27,6 +27,18 @@ def loss_sums(logits: Array, batch: Batch, tasks: int) -> Array:
     return jnp.einsum("lbk,bkn->ln", jnp.stack([losses, weight]), mine)
 
 
+def several_sums(logits: Array, batch: Batch) -> Array:
+    """`loss_sums` where labels ask several outputs: `logits` [B, K, O] -> float32 [2, O], each output's own sums."""
+    shape, outputs = logits.shape, jnp.arange(logits.shape[-1])
+    first, asked = batch["label_task"][..., None], batch["label_outputs"][..., None]
+    weight = batch["label_weight"][..., None] * ((outputs >= first) & (outputs < first + asked))
+    row, seat = jnp.indices(shape[:2])
+    true = jnp.where(batch["label_true"] < 0, shape[-1], batch["label_true"])  # -1 would be the last one
+    value = jnp.zeros(shape, jnp.float32).at[row[..., None], seat[..., None], true].set(1.0, mode="drop")
+    losses = weight * optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), value)
+    return jnp.stack([losses.sum((0, 1)), weight.sum((0, 1))])
+
+
 def wide_squares(parameters: Parameters) -> Array:
     """Sum of squares of the wide path's weights, float32 []; 0 without one.
 
@@ -46,7 +58,11 @@ def make_train_step(
     """
 
     def objective(parameters: Parameters, batch: Batch, key: Array) -> tuple[Array, Array]:
-        sums = loss_sums(bind(parameters)(batch, key), batch, tasks)
+        model = bind(parameters)
+        if "label_outputs" in batch:
+            sums = several_sums(model.outputs(batch, key), batch)
+        else:
+            sums = loss_sums(model(batch, key), batch, tasks)
         mean = sums[0].sum() / jnp.maximum(sums[1].sum(), 1.0)
         return mean + ridge / 2 * wide_squares(parameters), sums
 
@@ -70,8 +86,13 @@ def make_train_step(
 
 
 def make_forward(bind: Bind) -> Callable[[Parameters, Batch], Array]:
-    """Compiled logits [B, K] without dropout."""
-    return jax.jit(lambda parameters, batch: bind(parameters)(batch))
+    """Compiled logits without dropout: [B, K], or [B, K, O] of all outputs where labels ask several."""
+
+    def forward(parameters: Parameters, batch: Batch) -> Array:
+        model = bind(parameters)
+        return model.outputs(batch) if "label_outputs" in batch else model(batch)
+
+    return jax.jit(forward)
 
 
 def on_device(batch: Mapping[str, Any]) -> Batch:

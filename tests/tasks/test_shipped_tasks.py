@@ -11,6 +11,7 @@ from events_folder import timeline
 from ehrseq.tasks import definition
 from ehrseq.tasks.definition import find_task, load_task, shipped_tasks
 from ehrseq.tasks.extract import label
+from ehrseq.timeline.meds import SUBJECT_SPLITS, split_subjects
 
 CODES = {
     "IN": "Encounter.start//ActCode//IMP",
@@ -29,7 +30,7 @@ _SICK = [("2019-01-01 08:00", "IN", None), ("2019-01-12 08:00", "DEAD", 11.0)]
 _WELL = [("2019-01-01 08:00", "IN", None), ("2019-01-04 08:00", "OUT", 3.0)]
 _WORSE = [("2019-01-01 08:00", "IN", None), ("2019-01-02 18:00", "ICU", None)]
 _WORSE += [("2019-01-02 18:00", code, None) for code in ("CREATININE", "POTASSIUM")]
-_WORSE += [("2019-01-04 08:00", f"Condition//ICD-10-CM//{code}", None) for code in ("I10", "J18", "L89")]
+_BILLED = [*_WELL, ("2019-01-04 08:00", "Condition//ICD-10-CM//I10", None)]
 _WORSE += [("2019-01-04 08:00", "OUT", 3.0)]
 _BACK = [*_WELL, ("2019-01-10 08:00", "IN", None), ("2019-01-10 08:00", "URGENT", None)]
 
@@ -54,15 +55,20 @@ def cases():
 def test_case(tmp_path: Path, task: str, case: dict):
     events = [(time, code, *([*rest, None][:1])) for time, code, *rest in case["events"]]
     rows = story(1, events, case.get("born", "1970-01-01"))
-    for subject, others in ((2, _SICK), (3, _WELL), (4, _BACK), (5, _WORSE)):
+    for subject, others in enumerate((_SICK, _WELL, _BACK, _WORSE, *[_BILLED] * 10), start=2):
         rows += story(subject, others)
-    made = label(task, timeline(tmp_path / "timeline", rows), tmp_path / "labels").out
-    several = case["labels"] if isinstance(case["labels"], dict) else {None: case["labels"]}
-    for name, wanted in several.items():
-        folder = made / f"{task}.{name}" if name else made
-        labels = pl.read_parquet(folder / "data/*.parquet").filter(subject_id=1)
-        expected = [(moment(time), value) for time, value in wanted]
-        assert labels.select("prediction_time", "boolean_value").rows() == expected, name
+    where = timeline(tmp_path / "timeline", rows)
+    split_subjects(pl.Series(range(1, 20)), (1.0, 0.0, 0.0)).write_parquet(where / SUBJECT_SPLITS)
+    made = label(task, where, tmp_path / "labels").out
+    labels = pl.read_parquet(made / "data/*.parquet").filter(subject_id=1)
+    expected = [(moment(time), value) for time, value in case["labels"]]
+    assert labels.select("prediction_time", "boolean_value").rows() == expected
+    assert load_task(task).several == ("outputs" in case)
+    if "outputs" in case:
+        true = pl.read_parquet(made / "true/*.parquet").filter(subject_id=1)
+        assert set(true.drop("subject_id").rows()) == {
+            (moment(time), output) for time, output in case["outputs"]
+        }
 
 
 def test_every_task_has_cases_and_says_what_it_is():

@@ -11,7 +11,8 @@ from events_folder import Row, timeline
 
 from ehrseq.core.errors import SchemaError, TaskError
 from ehrseq.tasks.definition import load_task
-from ehrseq.tasks.extract import DegenerateTaskError, label, label_folders
+from ehrseq.tasks.extract import DegenerateTaskError, label
+from ehrseq.timeline.meds import SUBJECT_SPLITS, split_subjects
 
 GOOD = """\
 predicates:
@@ -143,12 +144,62 @@ def test_a_label_that_nobody_can_have_names_the_nearest_codes(tmp_path: Path):
         label(task, made, tmp_path / "labels")
 
 
-def test_several_labels_have_a_folder_each(tmp_path: Path):
+def test_a_list_of_labels(tmp_path: Path):
     task, made = grown(tmp_path, **{"label: death": "label: [death, discharge, left]"})
     result = label(task, made, tmp_path / "labels")
-    assert [folder.name for folder in label_folders(result.out)] == ["task.death", "task.discharge"]
-    assert result.manifest.notes["one_kind_only"] == ["left"]  # everybody has left
-    meds.LabelSchema.validate(pq.read_table(result.out / "task.death/data/0000.parquet"))
+    asked = pl.read_parquet(result.out / "outputs.parquet")
+    assert asked.drop("meaning").rows() == [
+        ("death", 4, 0),
+        ("discharge", 4, 0),
+    ]  # nobody has said who trains
+    assert result.manifest.notes["outputs_not_asked"] == ["left"]  # everybody has left
+    true = pl.read_parquet(result.out / "true/*.parquet").filter(pl.col("output") != "left")
+    assert true.select("subject_id", "output").sort("subject_id").rows() == [
+        (n, "death" if n % 2 else "discharge") for n in range(1, 9)
+    ]
+    meds.LabelSchema.validate(pq.read_table(result.out / "data/0000.parquet"))
+
+
+def test_an_output_for_each_code(tmp_path: Path):
+    """Odd subjects die, subject n has code X//n and a code of its group; six of the eight train."""
+    task, made = grown(
+        tmp_path,
+        **{"label: death": "label: billed, each: {group: '^(X//.)', min_patients: 2}"},
+        **{"predicates:": "predicates:\n  billed: {code: {regex: '^(X|Y)//'}}"},
+    )
+    events = pl.read_parquet(made / "data/*.parquet").select("subject_id", "time", "code", "numeric_value")
+    late, out = datetime(2020, 1, 8), datetime(2020, 1, 11)
+    more = [(n, late, f"X//{n % 3}{n}", None) for n in range(1, 9)] + [(1, late, "Y//1", None)]
+    more += [
+        (8, late, "X//9", None),
+        (2, out, "X//11", None),
+        (1, late, "X//1x", None),
+    ]  # one patient; too late; again
+    timeline(made, [*events.rows(), *more], shards=2)
+    split_subjects(pl.Series(range(1, 9)), (0.6, 0.2, 0.2)).write_parquet(made / SUBJECT_SPLITS)
+    train = set(pl.read_parquet(made / SUBJECT_SPLITS).filter(split="train")["subject_id"])
+    result = label(task, made, tmp_path / "labels")
+    wanted = {(n, f"X//{n % 3}") for n in range(1, 9)} | {(8, "X//9")}
+    true = pl.read_parquet(result.out / "true/*.parquet")
+    assert set(true.select("subject_id", "output").rows()) == wanted
+    kept = {f"X//{k}": len({n for n in train if n % 3 == k}) for k in range(3)}
+    asked = pl.read_parquet(result.out / "outputs.parquet")
+    assert dict(asked.select("output", "train_patients").rows()) == {k: n for k, n in kept.items() if n >= 2}
+
+
+@pytest.mark.parametrize(
+    ("each", "message"),
+    [
+        ("{group: 'X'}", "expected a regular expression with one group"),
+        ("{group: '(X'}", "expected a regular expression with one group"),
+        ("{min_patients: 0}", "expected a count of 1 or more"),
+        ("{least: 3}", "least"),
+    ],
+)
+def test_a_wrong_each(tmp_path: Path, each: str, message: str):
+    task, made = grown(tmp_path, **{"label: death": f"label: discharge, each: {each}"})
+    with pytest.raises(TaskError, match=message):
+        label(task, made, tmp_path / "labels")
 
 
 def test_stays_of_no_length_and_a_thousand_events_at_once(tmp_path: Path):

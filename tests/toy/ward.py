@@ -7,7 +7,7 @@ The rest is noise that resembles the signal.
 """
 
 import json
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehrseq.core.manifest import Manifest
-from ehrseq.tokens.packing import Examples
+from ehrseq.tokens.packing import Examples, Several
 from ehrseq.tokens.store import KIND, StoreWriter, TokenStore, save_part
 
 HOUR = 3_600_000_000
@@ -74,6 +74,29 @@ def ward(folder: Path, subjects: int, seed: int = 0) -> tuple[TokenStore, Exampl
     return store, examples, risk
 
 
+def of_several(examples: Examples) -> Examples:
+    """The toy ward's three labels of a moment as one label with the outputs `billed.level`, … beside the task `level`
+    alone."""
+    first = np.flatnonzero(examples.task == 0)
+    moments = examples.take(first)
+    values = (
+        np.stack([examples.value[first + task] for task in range(3)], axis=1) > 0.5
+    )  # labels of one stay together
+    alone, label, task = len(first), *np.nonzero(values)
+    several = Several(
+        outputs=np.asarray([f"billed.{name}" for name in TASKS] + ["level"]), first=np.asarray([0, 3, 4]),
+        offsets=np.concatenate([[0], np.cumsum(values.sum(1)), values.sum() + np.cumsum(values[:, 0])]),
+        true=np.concatenate([task, np.full(int(values[:, 0].sum()), 3)]).astype(np.int32),
+    )  # fmt: skip
+    twice = np.concatenate([np.arange(alone), np.arange(alone)])
+    both = replace(
+        moments.take(twice), task=np.repeat([0, 1], alone).astype(np.int32), tasks=np.asarray(["billed", "level"]),
+        value=np.concatenate([values.any(1), values[:, 0]]).astype(np.float32), several=several,
+    )  # fmt: skip
+    assert label.max() < alone
+    return both
+
+
 def write_store(folder: Path, arrays: dict[str, NDArray[Any]], codes: int = CODES) -> TokenStore:
     """A token store in `folder` from the arrays of one part."""
     vocabulary = {
@@ -93,9 +116,7 @@ def write_store(folder: Path, arrays: dict[str, NDArray[Any]], codes: int = CODE
 
 def save_examples(folder: Path, examples: Examples) -> None:
     """Write `examples.npz`."""
-    np.savez(
-        folder / "examples.npz", **{field.name: getattr(examples, field.name) for field in fields(examples)}
-    )
+    np.savez(folder / "examples.npz", **examples.arrays())
 
 
 def _static(birth: int, random: np.random.Generator) -> dict[str, NDArray[Any]]:
