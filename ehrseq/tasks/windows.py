@@ -121,7 +121,8 @@ def visible_outcomes(
     task: Task, moments: pl.DataFrame, rows: pl.DataFrame
 ) -> dict[str, tuple[int, int, int]]:
     """By label predicate: true labels with an event of it in the label's window that is visible at the prediction; at
-    the same time as the prediction, within the window or not; all true labels. What `ehrseq.tasks.audit` judges."""
+    the same time as the prediction, within the window or not, unless it is the trigger itself; all true labels. What
+    `ehrseq.tasks.audit` judges."""
     window, names = task.windows[task.label[0]], task.label[1]
     upto = rows.with_columns(pl.min_horizontal(task.index, f"{window.name}.end").alias(f"{window.name}.end"))
     inclusive = replace(window, end_inclusive=True)
@@ -133,18 +134,25 @@ def visible_outcomes(
     found = {}
     for name in names:
         true = rows[f"label.{name}"] > 0
-        sides = (early[f"early.{name}"] > 0, now[f"now.{name}"] > 0, true)
+        again = (rows[task.index] == rows[TRIGGER]) & (task.trigger in _parts(task, name))
+        sides = (early[f"early.{name}"] > 0, (now[f"now.{name}"] > 0) & ~again, true)
         found[name] = tuple(int((true & side).sum() or 0) for side in sides)
     return found  # type: ignore[return-value]
+
+
+def _parts(task: Task, name: str) -> set[str]:
+    """A predicate and all that its expression names."""
+    one = task.predicates.get(name)
+    return {name}.union(*(_parts(task, part) for part in one.of)) if isinstance(one, Derived) else {name}
 
 
 def _absent(endpoint: Endpoint) -> str:
     """Why a candidate has no such moment."""
     match endpoint.predicate:
         case str(name) if name == RECORD_START:
-            return f"the record starts after {endpoint.reference}"
+            return f"{endpoint.reference.split('.')[0]}: no record yet"
         case str(name) if name == RECORD_END:
-            return f"the record ends before {endpoint.reference}"
+            return f"{endpoint.reference.split('.')[0]}: the record is over"
     return f"no {endpoint.predicate} {'before' if endpoint.backward else 'after'} {endpoint.reference}"
 
 

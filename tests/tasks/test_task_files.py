@@ -229,3 +229,20 @@ def test_labels_are_meds(tmp_path: Path):
     made = label(written(tmp_path, GOOD), timeline(tmp_path / "timeline", rows), tmp_path / "labels").out
     for path in (made / "data").iterdir():
         meds.LabelSchema.validate(pq.read_table(path))
+
+
+def test_a_trigger_is_not_its_own_outcome(tmp_path: Path):
+    """Asked at admission whether another one follows: the admission itself, at that very moment, gives nothing away."""
+    text = GOOD.replace("trigger + 24h", "trigger")
+    text = text.replace("start: gap.end, end: start -> left", "start: trigger, end: start + 30d")
+    rows = [(n, datetime(2020, 1, 1), "IN", None) for n in range(1, 5)]
+    rows += [(n, datetime(2020, 1, 5), "DEAD", None) for n in range(1, 5)]
+    rows += [(n, datetime(2020, 1, 9), "IN", None) for n in (1, 2)]
+    again = label(
+        written(tmp_path, text.replace("label: death", "label: admission")),
+        timeline(tmp_path / "timeline", rows), tmp_path / "labels",
+    )  # fmt: skip
+    assert again.manifest.notes["outcome_visible"] == {"admission": [0, 0, 2]}
+    rows += [(1, datetime(2020, 1, 1), "GONE", None)]
+    dead = label(written(tmp_path, text), timeline(tmp_path / "timeline", rows), tmp_path / "dead")
+    assert dead.manifest.notes["outcome_visible"]["death"][1] == 1
