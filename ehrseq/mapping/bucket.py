@@ -294,7 +294,9 @@ class _State:
 
     def _winners(self, plan: Plan, rows: pl.DataFrame) -> pl.DataFrame:
         """One row for each id: the one with the greatest `winner` values, the last one if they tie."""
-        if rows["~id"].hash().n_unique() == rows.height:  # far cheaper than the texts; a collision does no harm
+        if (
+            rows["~id"].hash().n_unique() == rows.height
+        ):  # far cheaper than the texts; a collision does no harm
             return rows
         order = [f"~winner{index}" for index in range(len(plan.mapping.winner))]
         best = rows.sort([*order, _LINE], nulls_last=False).unique("~id", keep="last")[_LINE]

@@ -8,7 +8,7 @@ import polars as pl
 import yaml
 from polars.exceptions import PolarsError
 
-from ehrseq.mapping.guess import Guess, plain
+from ehrseq.mapping.guess import Guess, code_system, plain
 from ehrseq.mapping.sample import Sampled
 
 _SEXES = {
@@ -189,9 +189,26 @@ def _encounters(guess: Guess, name: str, patients: Draft) -> tuple[Draft, bool]:
         _subject(guess, patients, used),
     ]
     timed = guess if "start" in roles else Guess(guess.table, guess.kind, {**roles, "start": start}, [])
-    template.append(_period(timed, used))
+    template += [_period(timed, used), *_circumstances(guess, used)]
     made = Draft(name, "Encounter", guess.table, key, template, used, unique=unique)
     return made, bool(number) and key == [sql(roles["encounter"])]
+
+
+_CIRCUMSTANCES = {
+    "kind": "type: [{{text: {}}}]",
+    "ward": "location: [{{location: {{display: {}}}}}]",
+    "source": "admitSource: {{text: {}}}",
+    "disposition": "dischargeDisposition: {{text: {}}}",
+}
+
+
+def _circumstances(guess: Guess, used: list[str]) -> list[str]:
+    """How and where the patient came, was and went, in the hospital's own words."""
+    there = [role for role in _CIRCUMSTANCES if role in guess.roles]
+    used += [guess.roles[role] for role in there]
+    said = {role: _CIRCUMSTANCES[role].format(flow(sql(guess.roles[role]))) for role in there}
+    stay = [said.pop(role) for role in ("source", "disposition") if role in said]
+    return [*said.values(), *([f"hospitalization: {{{', '.join(stay)}}}"] if stay else [])]
 
 
 def _dictionary(guess: Guess, guesses: list[Guess]) -> tuple[Guess, str] | None:
@@ -251,16 +268,27 @@ def _fact(
 
 
 def _concept(guess: Guess, used: list[str], label: str, wide: bool) -> str:
-    system = f"$systems.{plain(guess.table.name)}"
     if wide:
-        return f"{{coding: [{{system: {system}, code: measurement}}]}}"
+        return f"{{coding: [{{system: {_system(guess)}, code: measurement}}]}}"
     code = guess.roles.get("code")
     text = guess.roles.get("drug") or label
-    used += [name for name in (code, guess.roles.get("drug")) if name]
+    used += [name for name in (guess.roles.get("drug"),) if name]
+    standard = [name for name in guess.table.columns if code_system(name) and name not in (code, *used)]
+    used += (columns := [*([code] if code else []), *standard])
     shown = f", display: {flow(sql(label))}" if label and code else ""
-    coding = f"coding: [{{system: {system}, code: {flow(sql(code))}{shown}}}]" if code else ""
+    codings = [
+        f"{{system: {_system(guess, name)}, code: {flow(sql(name))}{shown if name == code else ''}}}"
+        for name in columns
+    ]
+    coding = f"coding: [{', '.join(codings)}]" if codings else ""
     named = f"text: {flow(sql(text))}" if text and (text != label or not code) else ""
     return f"{{{', '.join(part for part in (coding, named) if part)}}}"
+
+
+def _system(guess: Guess, column: str = "") -> str:
+    """The code system of a column, as an expression: a standard one by the column's name, else the table's own."""
+    uri = code_system(column)
+    return flow(f"'{uri}'") if uri else f"$systems.{plain(guess.table.name)}"
 
 
 def _observation(guess: Guess, used: list[str], wide: bool) -> list[str]:

@@ -54,6 +54,16 @@ def subject_of(guesses: Iterable[Guess]) -> str | None:
     return names.most_common(1)[0][0] if names else None
 
 
+def code_system(column: str) -> str | None:
+    """URI of the code system that a column's name holds; None if it holds none.
+
+    >>> code_system("LOINC_Code"), code_system("ICD10"), code_system("Test")
+    ('http://loinc.org', 'http://hl7.org/fhir/sid/icd-10', None)
+    """
+    rules = _rules()["systems"].values()
+    return next((rule["uri"] for rule in rules if re.search(rule["name"], plain(column))), None)
+
+
 @cache
 def _rules() -> dict[str, Any]:
     rules: dict[str, Any] = load_yaml(Path(__file__).with_name("guesses.yaml")).value

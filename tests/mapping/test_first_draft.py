@@ -68,6 +68,33 @@ def test_an_odd_clinic_gets_encounters_and_observations(tmp_path: Path):
     assert (about.values, about.patients, about.codes) == (90, 30, 3)
 
 
+def test_standard_codes_release_times_and_the_circumstances_of_a_stay_are_found(tmp_path: Path):
+    data, folder, store = tmp_path / "export", tmp_path / "ward", tmp_path / "fhir"
+    data.mkdir()
+    tables = {
+        "Patients": "PatID,Birth_Date,Sex\n1,1950-03-12,M\n",
+        "Stays": "StayNo,PatID,Ward,AdmitTS,DischargeTS,Type,Admit_From,Discharge_To\n"
+                 "9,1,ICU-2,2021-05-03 14:20:00,2021-05-09 10:00:00,emergency,home,expired\n",
+        "Labs": "LabID,PatID,StayNo,Test,LOINC,Result,Unit,TakenAt,ReleasedAt\n"
+                "1,1,9,Creatinine,2160-0,1.8,mg/dL,2021-05-03 15:00:00,2021-05-03 16:10:00\n",
+        "Diagnoses": "StayNo,PatID,ICD10,Text\n9,1,I50.1,Left ventricular failure\n",
+    }  # fmt: skip
+    for name, text in tables.items():
+        (data / f"{name}.csv").write_text(text)
+    new(folder, data, timezone="UTC")
+    assert all(outcome.passed for outcome in run_cases(load_mappings(folder)))
+    ehrseq.map(str(folder), data, store, validate="full")
+    lab, stay, diagnosis = (pl.read_parquet(store / kind / "*.parquet").to_dicts()[0]
+                            for kind in ("Observation", "Encounter", "Condition"))  # fmt: skip
+    assert lab["issued"] == "2021-05-03T16:10:00+00:00"
+    assert [(coding["system"], coding["code"]) for coding in lab["code"]["coding"]] == [
+        ("urn:ehrseq:ward:labs", "Creatinine"), ("http://loinc.org", "2160-0")]  # fmt: skip
+    assert [coding["system"] for coding in diagnosis["code"]["coding"]] == ["http://hl7.org/fhir/sid/icd-10"]
+    assert stay["type"] == [{"text": "emergency"}]
+    assert stay["location"] == [{"location": {"display": "ICU-2"}}]
+    assert stay["hospitalization"] == {"admitSource": {"text": "home"}, "dischargeDisposition": {"text": "expired"}}
+
+
 @pytest.mark.parametrize("suffix", ["sqlite", "duckdb"])
 def test_the_odd_clinic_in_a_database(tmp_path: Path, suffix: str):
     export, place = odd_clinic(tmp_path / "export"), tmp_path / f"clinic.{suffix}"
