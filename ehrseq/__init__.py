@@ -28,6 +28,7 @@ _VERBS: dict[str, str] = {
     "export_fhir": "ehrseq.fhir.export",
     "export_view": "ehrseq.timeline.export",
     "timeline": "ehrseq.timeline.serialize",
+    "coverage": "ehrseq.timeline.coverage",
     "tokenize": "ehrseq.tokens.tokenize",
     "label": "ehrseq.tasks.extract",
     "features": "ehrseq.tasks.features",

@@ -365,6 +365,9 @@ def timeline(
     views: Annotated[
         Path | None, typer.Option(help="Folder of ViewDefinitions that replace or add to ours.")
     ] = None,
+    timezone: Annotated[
+        str | None, typer.Option(help="Zone of dates without a clock; default: that of the source.")
+    ] = None,
     workers: Workers = 1,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -374,9 +377,30 @@ def timeline(
     def work() -> Any:
         import ehrseq
 
-        return ehrseq.timeline(fhir, out, views=views, workers=workers)
+        return ehrseq.timeline(fhir, out, views=views, timezone=timezone, workers=workers)
 
     do("timeline", as_json, quiet, work)
+
+
+@app.command("coverage")
+def element_coverage(
+    fhir: Annotated[Path, typer.Argument(help="A FHIR store.")],
+    views: Annotated[
+        Path | None, typer.Option(help="Folder of ViewDefinitions that replace or add to ours.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write the table here, as Parquet.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say of every element of a FHIR store where on the timeline it goes, or why it does not."""
+
+    def work() -> Any:
+        import ehrseq
+
+        return ehrseq.coverage(fhir, views=views, out=out)
+
+    do("coverage", as_json, True, work)
 
 
 @app.command()

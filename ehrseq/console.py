@@ -86,6 +86,8 @@ def _result(console: Console, verb: str, result: Result) -> None:
         from ehrseq.mapping.changes import in_words
 
         console.print(f"changed since the last delivery: {in_words(changes)} (see changes/changes.parquet)")
+    if isinstance(knowable := manifest.notes.get("knowable"), dict):
+        console.print(_guarantees(knowable))
     if unmapped := manifest.notes.get("unmapped"):
         words = ", ".join(
             f"{name} {item['values']} values in {item['rows']:,} rows" for name, item in unmapped.items()
@@ -98,6 +100,27 @@ def _result(console: Console, verb: str, result: Result) -> None:
         console.print(f"[yellow]rejected by mapping:[/] {words}")
     if manifest.rows.get("rejected"):
         console.print(f"[yellow]rejected rows with reasons:[/] {result.out}/rejects/*.parquet")
+
+
+def _guarantees(knowable: Mapping[str, list[dict[str, Any]]]) -> Text:
+    """How many events stand on a time of each guarantee, and where most are only assumed."""
+    sources = [(kind, source) for kind, found in knowable.items() for source in found]
+    every = sum(source["events"] for _, source in sources) or 1
+    counts = {
+        word: sum(source["events"] for _, source in sources if source["guarantee"] == word)
+        for word in ("stated", "derived", "assumed")
+    }
+    words = ", ".join(f"{word} {count:,} ({count / every:.0%})" for word, count in counts.items() if count)
+    weakest = sorted(
+        (
+            (source["events"], kind, source["time"])
+            for kind, source in sources
+            if source["guarantee"] == "assumed"
+        ),
+        reverse=True,
+    )[:3]
+    most = "; ".join(f"{kind} by {time} {count:,}" for count, kind, time in weakest)
+    return Text(f"times of events: {words}" + (f"; most assumed: {most}" if most else ""))
 
 
 def made_in_short(made: Mapping[str, int], most: int = 4) -> str:

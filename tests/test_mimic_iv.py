@@ -56,6 +56,10 @@ def test_resources_are_valid_and_their_references_resolve(fhir: Path):
         assert validate.violations(frame, kind).is_empty(), kind
 
 
+def test_every_element_reaches_the_timeline_or_has_a_reason(fhir: Path):
+    assert ehrseq.coverage(fhir).unexplained.rows() == []
+
+
 def test_the_timeline_is_meds(timeline: Path):
     for path in (timeline / "data").glob("*.parquet"):
         table = pq.read_table(path)

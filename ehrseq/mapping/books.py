@@ -51,6 +51,10 @@ def close_books(
         if table.shared:
             leftover = table.skip or NOT_REFERENCED
             build.account(name, _merged([report.shared[name] for report in reports]).account(leftover))
+    build.notes["timezone"] = mappings.source.timezone
+    build.notes["knowable"] = {
+        mapping.label: dict(mapping.knowable) for mapping in mappings.mappings if mapping.knowable
+    }
     build.notes["absent"] = sorted(set(mappings.source.tables) - set(read))
     build.notes["fully_validated"] = sum(report.validated for report in reports)
     build.notes["rejected_by_mapping"] = _rejected_by_mapping(build.folder)

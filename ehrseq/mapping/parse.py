@@ -33,11 +33,11 @@ from ehrseq.mapping.specification import (
 from ehrseq.sources.declaration import Source
 
 MAPPING_KEYS = {"version", "resource", "title", "from", "explode", "join", "let", "key", "skip", "reject", "winner",
-                "gather", "ignore", "template"}  # fmt: skip
+                "gather", "ignore", "knowable", "template"}  # fmt: skip
 _QUERY = re.compile(r"read_(csv|ndjson|json|parquet|ipc)|\bscan_\w+\s*\(", re.IGNORECASE)
 _SELECT = re.compile(r"\bselect\b|\(\s*(from|with|table|values)\b", re.IGNORECASE)
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|/\*.*?\*/|--[^\n]*", re.DOTALL)
-_PROSE = ("title", "ignore", "reason")
+_PROSE = ("title", "ignore", "reason", "knowable")
 _TYPE = "resourceType"
 _HELPERS = ("$reference", "$datetime", "$quantity", "$range", "$ratio", "$text", "$concept", "$base64")
 _READERS = {Quantity: "number", Range: "range", Ratio: "ratio"}
@@ -73,9 +73,20 @@ def parse_mapping(document: Document, name: str, source: Source) -> Mapping:
         winner=_texts(document, ("winner",), value.get("winner", [])),
         gather=_texts(document, ("gather",), value.get("gather", [])),
         ignore=_ignored(document, value.get("ignore", {})),
+        knowable=_knowable(document, value.get("knowable", {})),
         template=template,
         document=document,
     )
+
+
+def _knowable(document: Document, given: Any) -> Map[str, Any]:
+    """Rules of time for the timeline, which knows kinds and columns; here only their shape is looked at."""
+    where: Where = ("knowable",)
+    if not isinstance(given, dict) or not all(isinstance(sources, list) for sources in given.values()):
+        raise MappingError(
+            f"{document.at(where)}  `knowable` is {{KIND: [{{from: column, guarantee: stated}}]}}."
+        )
+    return dict(given)
 
 
 def _refuse_queries(document: Document, where: Where, value: Any) -> None:

@@ -107,6 +107,7 @@ def _mapping(resources: tuple[str, ...]) -> dict[str, Any]:
         "ignore": {"type": ["object", "null"], "additionalProperties": {"type": ["string", "null"]}},
         "join": {"type": ["object", "null"]}, "let": {"type": ["object", "null"]},
         "explode": {"type": ["object", "null"]},
+        "knowable": {"type": ["object", "null"], "additionalProperties": {"type": "array"}},
         "template": {"type": "object"}, "extends": {"type": "string"}, "remove": {"type": "string"},
     }  # fmt: skip
     of_type = [

@@ -187,6 +187,7 @@ class Mapping:
     winner: tuple[str, ...]
     gather: tuple[str, ...]
     ignore: Map[str, str]
+    knowable: Map[str, Any]  # kind of event → sources of its time, in place of the timeline's own
     template: Object
     document: Document = field(repr=False)
 

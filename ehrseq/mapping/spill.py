@@ -55,10 +55,10 @@ def bucket_name(bucket: int | str) -> str:
 
 
 def buckets_for(files: Map[str, Sequence[Path | Partition]]) -> int:
-    """Number of buckets for these files: one for each 16 MB, at least 4, at most 256."""
+    """Number of buckets for these files: one for each 4 MB, at least 4, at most 1024."""
     distinct = {path for paths in files.values() for path in paths}  # a document is a file of several tables
     size = sum(map(_size, distinct))
-    return min(max(-(-size // (16 << 20)), 4), 256)
+    return min(max(-(-size // (4 << 20)), 4), 1024)
 
 
 def _size(path: Path | Partition) -> int:

@@ -18,7 +18,18 @@ from ehrseq.timeline.arrow import write_meds_parquet
 from ehrseq.timeline.code_list import bucket_codes
 from ehrseq.timeline.concepts import PARENTS, Concepts
 from ehrseq.timeline.definition import view_of
-from ehrseq.timeline.events import DESCRIPTION, GUARANTEE, NOT_YET, ORDER, RANK, UNREADABLE, Made, make_events
+from ehrseq.timeline.events import (
+    DESCRIPTION,
+    MAPPING,
+    NOT_YET,
+    ORDER,
+    RANK,
+    RETRACTED,
+    SOURCE,
+    UNREADABLE,
+    Made,
+    make_events,
+)
 from ehrseq.timeline.knowable import Kind, Knowledge, knowledge_of
 from ehrseq.timeline.reads import elements_read
 from ehrseq.timeline.schema import Event, Unused
@@ -54,6 +65,7 @@ class BucketTask:
     views: Path | None
     rules: str  # knowable.rules_hash
     timezone: str
+    declared: str  # rules of mappings for when their facts are knowable, as JSON; see knowable.overridden
 
 
 @dataclass
@@ -65,7 +77,9 @@ class BucketReport:
     subjects: int = 0
     accounts: dict[str, Account] = field(default_factory=dict)
     events: dict[str, int] = field(default_factory=dict)  # by kind
-    guarantees: dict[str, dict[str, int]] = field(default_factory=dict)  # by kind, then guarantee
+    sources: dict[str, dict[str, int]] = field(
+        default_factory=dict
+    )  # by kind, then number of the source of time
     withheld: dict[str, dict[str, int]] = field(
         default_factory=dict
     )  # by kind, then reason: no event was made
@@ -88,7 +102,7 @@ class BucketReport:
 
 def make_bucket(task: BucketTask) -> BucketReport:
     """Make one shard: `data/`, `rejects/` and `parts/` files of the bucket. Runs in a worker."""
-    knowledge = knowledge_of(task.views, task.rules)
+    knowledge = knowledge_of(task.views, task.rules, task.declared)
     maker = _Maker(task, knowledge, BucketReport(task.bucket), Concepts(knowledge.systems, set()))
     # types that are only joined to others come last: by then it is known which of them were
     for resource in sorted(task.types, key=lambda name: (not knowledge.kinds_of(name), name)):
@@ -140,6 +154,11 @@ class _Maker:
             if kind.view not in rows:
                 rows[kind.view], read = self.rows(kind.view, frame)
                 reads |= read
+            if kind.overrides and MAPPING not in rows[kind.view].columns:
+                made_by = frame.select(resource_id="id", _mapping=MAPPING).collect()
+                rows[kind.view] = rows[kind.view].join(
+                    made_by, on="resource_id", how="left", maintain_order="left"
+                )
             made.append(self.made(kind, rows[kind.view]))
         for name in set(self.knowledge.views_of(resource)) - set(rows):
             reads |= plan_view(self.knowledge.views[name], frame).reads
@@ -177,9 +196,13 @@ class _Maker:
             self.events.append(made.events)
             self.parents.append(made.parents)
             self.report.events[kind.name] = made.events.height
-            counted = made.events.group_by(GUARANTEE).len().sort(GUARANTEE)
-            self.report.guarantees[kind.name] = dict(counted.iter_rows())
-        withheld = made.missed.filter(pl.col("reason").is_in([UNREADABLE, NOT_YET])).group_by("reason").len()
+            counted = made.events[SOURCE].drop_nulls().value_counts().sort(SOURCE)
+            self.report.sources[kind.name] = {str(source): count for source, count in counted.iter_rows()}
+        withheld = (
+            made.missed.filter(pl.col("reason").is_in([UNREADABLE, NOT_YET, RETRACTED]))
+            .group_by("reason")
+            .len()
+        )
         if withheld.height:
             self.report.withheld[kind.name] = dict(withheld.sort("reason").iter_rows())
         for view, key in kind.join:
@@ -246,7 +269,7 @@ def _explained(resource: str, left: pl.DataFrame, made: list[Made], viewed: bool
     why = pl.DataFrame(schema={"resource_id": pl.String(), "reason": pl.String()})
     why = pl.concat([why, *reasons]).unique("resource_id", keep="first", maintain_order=True)
     told = left.join(why, left_on="id", right_on="resource_id", how="left", maintain_order="left")
-    declared = pl.col("reason").is_null() | (pl.col("reason") == NOT_YET)
+    declared = pl.col("reason").is_null() | pl.col("reason").is_in([NOT_YET, RETRACTED])
     return told.select(
         resource_type=pl.lit(resource),
         resource_id=pl.col("id"),

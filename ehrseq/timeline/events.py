@@ -8,19 +8,24 @@ import polars as pl
 from ehrseq.timeline import dates
 from ehrseq.timeline.attributes import attributes_of
 from ehrseq.timeline.concepts import PARENTS, Concepts, parents, with_codes
-from ehrseq.timeline.knowable import GUARANTEES, Kind, Source
+from ehrseq.timeline.knowable import Kind, Source
 from ehrseq.timeline.schema import Event
 
 NO_PATIENT, NO_CODE, NO_DATE = "no patient", "no code", "no date"
-UNREADABLE, NOT_YET = "unreadable date", "not knowable yet"
-REASONS = (NO_PATIENT, NO_CODE, UNREADABLE, NO_DATE, NOT_YET)
+UNREADABLE, NOT_YET, RETRACTED = "unreadable date", "not knowable yet", "retracted before it was known"
+REASONS = (NO_PATIENT, NO_CODE, UNREADABLE, NO_DATE, NOT_YET, RETRACTED)
+WITHDRAWN, UPDATED = (
+    "was_retracted",
+    "updated",
+)  # columns of views: whether it turned out to be wrong, and when
 
 # beside the columns of Event while events are made and sorted
-RANK, ORDER, GUARANTEE, DESCRIPTION = "_rank", "_order", "_guarantee", "_description"
+RANK, ORDER, SOURCE, DESCRIPTION = "_rank", "_order", "_source", "_description"
+MAPPING = "_mapping"  # of a row, where a mapping has rules of its own
 
 MADE = pl.Schema({
     **Event.polars_schema(), RANK: pl.UInt16(), ORDER: pl.UInt16(),
-    GUARANTEE: pl.Enum(GUARANTEES), DESCRIPTION: pl.String(),
+    SOURCE: pl.UInt8(), DESCRIPTION: pl.String(),
 })  # fmt: skip
 
 _SECONDS_PER_DAY = 86_400.0
@@ -28,7 +33,8 @@ _SECONDS_PER_DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Made:
-    """`events`: Event rows with `_rank`, `_order`, `_guarantee`, `_description`. `missed`: resource_id and reason of
+    """`events`: Event rows with `_rank`, `_order`, `_source` (which of the kind's sources its time is from),
+    `_description`. `missed`: resource_id and reason of
     each row that gave none. `parents`: code and parent, for codes.parquet."""
 
     events: pl.DataFrame
@@ -71,6 +77,10 @@ def make_events(
     coded = frame.filter(named & about)
     clock = _Clock(coded.schema, timezone)
     timed = coded.lazy().with_columns(*clock.times(kind)).collect()
+    if kind.when != WITHDRAWN and WITHDRAWN in coded.columns and coded[WITHDRAWN].any():
+        seen = ~pl.col(WITHDRAWN) | (pl.col(Event.time) < clock.latest([UPDATED]))
+        missed.append(_missed(timed, pl.col(Event.time).is_not_null() & ~seen, RETRACTED))
+        timed = timed.filter(seen | pl.col(Event.time).is_null())
     known = timed if kind.time is None else timed.filter(pl.col(Event.time).is_not_null())
     if known.height < timed.height:
         late = timed.filter(pl.col(Event.time).is_null())
@@ -100,16 +110,26 @@ class _Clock:
         return dates.earliest(_first(columns), self.timezone)
 
     def times(self, kind: Kind) -> tuple[pl.Expr, pl.Expr]:
-        """`time`, and which guarantee it has: both null where no source has a time."""
-        if kind.time is None:
-            nothing = pl.lit(None, dtype=pl.Datetime("us")).alias(Event.time)
-            return nothing, pl.lit("stated").alias(GUARANTEE)
-        times = [self.read(source) for source in kind.time]
-        guarantees = [
-            pl.when(time.is_not_null()).then(pl.lit(source.guarantee))
-            for time, source in zip(times, kind.time, strict=True)
+        """`time`, and which of the kind's sources it is from: both null where no source has a time."""
+        nothing = pl.lit(None, dtype=pl.Datetime("us")), pl.lit(None, dtype=pl.UInt8)
+        time, source = self.first_of(kind.time, 0) if kind.time else nothing
+        number = len(kind.time or ())
+        for mapping, sources in kind.overrides:
+            made_by = pl.col(MAPPING) == mapping
+            own_time, own_source = self.first_of(sources, number)
+            time = pl.when(made_by).then(own_time).otherwise(time)
+            source = pl.when(made_by).then(own_source).otherwise(source)
+            number += len(sources)
+        return time.alias(Event.time), source.alias(SOURCE)
+
+    def first_of(self, sources: Sequence[Source], number: int) -> tuple[pl.Expr, pl.Expr]:
+        """The time of the first source that has one, and its number; the first source has `number`."""
+        times = [self.read(source) for source in sources]
+        which = [
+            pl.when(time.is_not_null()).then(pl.lit(place, dtype=pl.UInt8))
+            for place, time in enumerate(times, number)
         ]
-        return pl.coalesce(times).alias(Event.time), pl.coalesce(guarantees).alias(GUARANTEE)
+        return pl.coalesce(times), pl.coalesce(which)
 
     def read(self, source: Source) -> pl.Expr:
         read = self.latest if source.edge == "end" else self.earliest
@@ -131,10 +151,10 @@ class _Clock:
 
     def reason(self, kind: Kind) -> pl.Expr:
         """Why a row has no time."""
-        parts = [columns for source in kind.time or () for columns in source.parts]
+        parts = [columns for source in kind.sources for columns in source.parts]
         written = pl.any_horizontal(_first(columns).is_not_null() for columns in parts)
         read = pl.any_horizontal(self.latest(columns).is_not_null() for columns in parts)
-        waits = [self.there(column) for source in kind.time or () for column in source.unless]
+        waits = [self.there(column) for source in kind.sources for column in source.unless]
         awaited = pl.any_horizontal([written, *waits])
         why = pl.when(written & ~read).then(pl.lit(UNREADABLE)).when(awaited).then(pl.lit(NOT_YET))
         return why.otherwise(pl.lit(NO_DATE))
@@ -170,7 +190,7 @@ def _columns(kind: Kind, clock: _Clock, order: tuple[int, int], attributes: pl.E
         pl.lit(None, dtype=pl.Int32).alias(Event.span_length),
         pl.lit(order[0], dtype=pl.UInt16).alias(RANK),
         pl.lit(order[1], dtype=pl.UInt16).alias(ORDER),
-        pl.col(GUARANTEE).cast(pl.Enum(GUARANTEES)),
+        pl.col(SOURCE),
         pl.col(DESCRIPTION),
     ]
 

@@ -38,8 +38,8 @@ KNOWABLE = (
     "time is what the imported MEDS dataset says, usually when an event happened; when it became known is not "
     "recorded there. Results, diagnoses and notes may stand before anybody could have seen them."
 )
-_BUCKET_ROWS = 1_000_000
-_MOST_BUCKETS = 512
+_BUCKET_ROWS = 250_000
+_MOST_BUCKETS = 1024
 
 
 def import_meds(

@@ -4,9 +4,10 @@ The grammar stands at the head of `knowable.yaml`. Everything is checked at load
 words are errors with file, line and the closest name.
 """
 
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,15 @@ class Source:
     unless: tuple[str, ...]
     after: str | None  # how much later than that, as polars writes durations: "3d"
     guarantee: str
+    mapping: str = ""  # only for resources of this mapping, which declares it; "" = the table's own
+
+    @property
+    def described(self) -> str:
+        """In short, as the manifest's notes have it: `issued`, `latest of recorded, performed_end + 3d`."""
+        parts = ", ".join(" or ".join(columns) for columns in self.parts)
+        text = f"latest of {parts}" if len(self.parts) > 1 else parts
+        text += f" + {self.after}" if self.after else ""
+        return f"{text} ({self.mapping})" if self.mapping else text
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,12 @@ class Kind:
     elapsed: tuple[str, str] | None
     note: tuple[str, str] | None
     encounter: tuple[str, ...]
+    overrides: tuple[tuple[str, tuple[Source, ...]], ...] = ()  # by the mapping that made the resource
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All ways to know its time: the table's, then those of mappings. Empty if it is static."""
+        return (*(self.time or ()), *(source for _, sources in self.overrides for source in sources))
 
 
 @dataclass(frozen=True)
@@ -139,6 +155,31 @@ def load_knowledge(folder: Path | None = None) -> Knowledge:
     return Knowledge(views, tuple(kinds.values()), systems)
 
 
+def overridden(knowledge: Knowledge, declared: Mapping[str, Mapping[str, Any]]) -> Knowledge:
+    """The knowledge with what mappings declare: mapping (as in provenance) → kind → sources of its time.
+
+    Raises: TimelineError that names mapping and kind.
+    """
+    if not declared:
+        return knowledge
+    found: dict[str, list[tuple[str, tuple[Source, ...]]]] = {}
+    for mapping, kinds in sorted(declared.items()):
+        document = Document(Path(mapping), {}, {})
+        for name, sources in kinds.items():
+            reader = _Reader(document, knowledge.views, ("knowable", name))
+            kind = next((kind for kind in knowledge.kinds if kind.name == name), None)
+            if kind is None or kind.time is None:
+                names = [kind.name for kind in knowledge.kinds if kind.time is not None]
+                raise reader.fault(
+                    (), f"`knowable`: no such kind of event with a time.{closest(name, names)}"
+                )
+            read = reader.time(sources, reader.columns_of(kind.view, kind.join))
+            own = tuple(replace(source, mapping=mapping) for source in read or ())
+            found.setdefault(name, []).append((mapping, own))
+    kinds = tuple(replace(kind, overrides=tuple(found.get(kind.name, ()))) for kind in knowledge.kinds)
+    return replace(knowledge, kinds=kinds)
+
+
 def rules_hash(folder: Path | None = None) -> str:
     """Hash of all views and tables in force: they decide the events as much as the code does."""
     folders = [SHIPPED, SHIPPED / "views", *([folder] if folder and folder.is_dir() else [])]
@@ -148,9 +189,9 @@ def rules_hash(folder: Path | None = None) -> str:
 
 
 @lru_cache(maxsize=2)
-def knowledge_of(folder: Path | None, _rules_hash: str) -> Knowledge:
-    """`load_knowledge`, once in a process for all buckets; again when the hash is another."""
-    return load_knowledge(folder)
+def knowledge_of(folder: Path | None, _rules_hash: str, declared: str = "{}") -> Knowledge:
+    """`load_knowledge` and what mappings have `declared` (JSON), once in a process for all buckets."""
+    return overridden(load_knowledge(folder), json.loads(declared))
 
 
 def _merge(document: Document, views: Mapping[str, View], kinds: dict[str, Kind]) -> None:
@@ -176,13 +217,10 @@ class _Reader:
         joins = tuple(
             (self.view(("join", other), other), str(key)) for other, key in found.get("join", {}).items()
         )
-        columns = {*self.views[view].columns}
-        if missing := next((key for _, key in joins if key not in columns), None):
-            raise self.fault(
-                ("join",), f"view `{view}` has no column `{missing}`.{closest(missing, columns)}"
-            )
-        for other, _ in joins:
-            columns |= {f"{other}.{column}" for column in self.views[other].columns}
+        own = {*self.views[view].columns}
+        if missing := next((key for _, key in joins if key not in own), None):
+            raise self.fault(("join",), f"view `{view}` has no column `{missing}`.{closest(missing, own)}")
+        columns = self.columns_of(view, joins)
         if ("code" in found) == ("prefix" in found):
             raise self.fault((), "needs either `code` or `prefix`.")
         if "prefix" in found and not ({"concept", "otherwise"} & set(found)):
@@ -223,6 +261,11 @@ class _Reader:
             note=note,
             encounter=self.columns("encounter", found.get("encounter", default), columns),
         )
+
+    def columns_of(self, view: str, joins: Iterable[tuple[str, str]]) -> set[str]:
+        """Names that a kind may use: the columns of its view, and those of joined views as VIEW.column."""
+        joined = {f"{other}.{column}" for other, _ in joins for column in self.views[other].columns}
+        return joined.union(self.views[view].columns)
 
     def time(self, found: Any, columns: set[str]) -> tuple[Source, ...] | None:
         if found == "static":

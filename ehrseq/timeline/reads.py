@@ -35,6 +35,26 @@ def elements_read(views: Iterable[View]) -> dict[str, frozenset[str]]:
     return {resource: frozenset(paths) for resource, paths in found.items()}
 
 
+def paths_by_column(view: View) -> dict[str, frozenset[str]]:
+    """Paths that each column of a view looks at; under "" those that decide which rows there are."""
+    root = [_Place("", view.resource)]
+    deciding = _Reader(set())
+    for path in view.where:
+        deciding.whole(deciding.places(fhirpath.parse(path), root))
+    found: dict[str, set[str]] = {"": deciding.read}
+    _by_column(view.select, root, found)
+    return {name: frozenset(paths) for name, paths in found.items()}
+
+
+def _by_column(select: Select, at: "list[_Place]", found: dict[str, set[str]]) -> None:
+    at = _Reader(found[""]).walked(select, at)
+    for column in select.columns:
+        reader = _Reader(found.setdefault(column.name, set()))
+        reader.whole(reader.places(fhirpath.parse(column.path), at))
+    for part in (*select.selects, *select.union):
+        _by_column(part, at, found)
+
+
 @dataclass(frozen=True)
 class _Place:
     """An element, or (`stem`) a choice element of which no type has been chosen yet: then the path is its owner's."""

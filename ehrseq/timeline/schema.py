@@ -30,8 +30,12 @@ class Event(Schema):
     encounter_id = Nullable(pl.String)  # id of the FHIR Encounter; null = outside any
     resource_type = Required(pl.String)
     resource_id = Required(pl.String)
-    modality = Required(pl.String)  # "record", "note", or what an adapter brings: "image", "genome", "wearable"
-    span_array = Nullable(pl.String)  # spans/<name>.bin with this event's dense vectors (core/spans.py); null = none
+    modality = Required(
+        pl.String
+    )  # "record", "note", or what an adapter brings: "image", "genome", "wearable"
+    span_array = Nullable(
+        pl.String
+    )  # spans/<name>.bin with this event's dense vectors (core/spans.py); null = none
     span_start = Nullable(pl.Int64)  # its first row in that array; null = none
     span_length = Nullable(pl.Int32)  # number of rows; null = none
 
@@ -49,6 +53,18 @@ class Unused(Schema):
     reason = Required(pl.String)
     file = Nullable(pl.String)
     row = Nullable(pl.Int64)
+
+
+class Element(Schema):
+    """What becomes of one element of a FHIR store: a row of what `coverage` gives."""
+
+    resource_type = Required(pl.String)
+    path = Required(pl.String)  # down to a primitive, lists left out: "code.coding.code"
+    resources = Required(pl.Int64)  # how many have it
+    goes_to = Required(
+        pl.String
+    )  # attribute, code, condition, reference, text, time, value; "" = to no event
+    reason = Nullable(pl.String)  # why to no event; null = it does go to some, or nobody has said
 
 
 class Code(Schema):

@@ -4,9 +4,11 @@ Buckets whose shards have not changed since the last run are taken over from it.
 number of workers, nor on what was taken over.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -38,7 +40,7 @@ def timeline(
     out: Path,
     *,
     views: Path | None = None,
-    timezone: str = "UTC",
+    timezone: str | None = None,
     split: Sequence[float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     workers: int = 1,
@@ -48,17 +50,24 @@ def timeline(
     """Make the timeline of the FHIR store at `fhir` in `out`: a MEDS 0.4 dataset of what was knowable when.
 
     `views` is a folder that adds to, replaces or removes shipped views and kinds (see knowable.yaml). `timezone` is
-    the hospital's: dates without a time of day are meant there. `split` and `seed` decide which subjects are for
+    the hospital's: dates without a time of day are meant there; by default that of the source that was mapped, else
+    UTC. `split` and `seed` decide which subjects are for
     training, tuning and held out. Raises: TimelineError (a view or table is wrong), SchemaError (no FHIR store),
     ConfigError, DataQualityError when more than `max_reject_fraction` of the resources are rejected, StorageError,
     BusyError.
     """
     fhir, views = Path(fhir), Path(views) if views else None
-    rules = {"rules": rules_hash(views), "timezone": timezone}
-    knowledge = knowledge_of(views, rules["rules"])
-    check_timezone(timezone)
     meds.check_fractions(split)
     store = FhirStore.open(fhir)
+    declared = store.manifest.notes.get("knowable", {})
+    timezone = timezone or str(store.manifest.notes.get("timezone", "UTC"))
+    check_timezone(timezone)
+    rules = {
+        "rules": rules_hash(views),
+        "timezone": timezone,
+        "declared": json.dumps(declared, sort_keys=True),
+    }
+    knowledge = knowledge_of(views, rules["rules"], rules["declared"])
     config = {**rules, "split": list(split), "seed": seed, "max_reject_fraction": max_reject_fraction}
     with Build(out, kind="timeline", config=config, inputs=[input_of("fhir", fhir)], force=force) as build:
         if not build.unchanged:
@@ -145,8 +154,9 @@ def _close_books(
         build.account(resource, Account(len(listed), used, 0, left, reasons={reason: left} if left else {}))
     systems = [uri for report in reports for uri in report.systems]
     build.notes |= {
-        "guarantees": _summed(report.guarantees for report in reports),
+        "knowable": _knowable(knowledge, reports),
         "withheld": _summed(report.withheld for report in reports),
+        "timezone": build.config["timezone"],
         "elements_never_read": {
             name: sorted({element for report in reports for element in report.unread.get(name, [])})
             for name in sorted({name for report in reports for name in report.unread})
@@ -156,6 +166,24 @@ def _close_books(
         "events_before_birth": sum(report.before_birth for report in reports),
         "events_after_death": sum(report.after_death for report in reports),
         "subjects": sum(report.subjects for report in reports),
+    }
+
+
+def _knowable(knowledge: Knowledge, reports: Sequence[BucketReport]) -> dict[str, list[dict[str, Any]]]:
+    """How many events of each kind stand on each source of time, in order of trust; those without any are left out."""
+    counts = _summed(report.sources for report in reports)
+    return {
+        kind.name: [
+            {
+                "time": source.described,
+                "guarantee": source.guarantee,
+                "events": counts[kind.name][str(number)],
+            }
+            for number, source in enumerate(kind.sources)
+            if str(number) in counts[kind.name]
+        ]
+        for kind in knowledge.kinds
+        if kind.name in counts
     }
 
 

@@ -129,11 +129,11 @@ def test_a_subject_of_another_type_would_never_meet_its_rows(tmp_path: Path):
         run(tmp_path, {"source": source}, **TABLES)
 
 
-def test_there_is_a_bucket_for_16_megabytes(tmp_path: Path):
+def test_there_is_a_bucket_for_4_megabytes(tmp_path: Path):
     path = tmp_path / "t.csv"
     found = []
-    for size in (0, 65 << 20, 10 << 30):
+    for size in (0, 17 << 20, 10 << 30):
         with path.open("wb") as stream:
             stream.truncate(size)
         found.append(spill.buckets_for({"t": [path]}))
-    assert found == [4, 5, 256]
+    assert found == [4, 5, 1024]

@@ -13,12 +13,14 @@ type Resource = dict[str, Any]
 SUBJECT_KEYS = ("subject", "patient")
 
 
-def write_store(folder: Path, resources: Sequence[Resource], *, buckets: int = 2) -> Path:
+def write_store(
+    folder: Path, resources: Sequence[Resource], *, buckets: int = 2, notes: Resource | None = None
+) -> Path:
     """Write a store at `folder`; a resource goes to the bucket of its patient, or to the shared shard."""
     tables: dict[tuple[str, str], list[Resource]] = {}
     for row, resource in enumerate(resources, start=1):
         content = {key: value for key, value in resource.items() if key != "resourceType"}
-        content |= {"_mapping": "test/all", "_file": "all.json", "_row": row}
+        content = {"_mapping": "test/all", "_file": "all.json", "_row": row} | content
         tables.setdefault((resource["resourceType"], _bucket(resource, buckets)), []).append(content)
     schemas = {name: frame_of([r for (kind, _), rows in tables.items() if kind == name for r in rows]).schema
                for name, _ in tables}  # fmt: skip
@@ -26,6 +28,7 @@ def write_store(folder: Path, resources: Sequence[Resource], *, buckets: int = 2
         folder, kind="fhir", config={"resources": repr(resources), "buckets": buckets}, inputs=[]
     ) as build:
         if not build.unchanged:
+            build.notes |= notes or {}
             for (name, bucket), rows in sorted(tables.items()):
                 build.write(
                     f"{name}/{bucket}.parquet", pl.DataFrame(rows, schema=schemas[name], strict=False)

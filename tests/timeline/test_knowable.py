@@ -4,10 +4,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from fhir_store import about, write_store
+from fhir_store import about, patient, write_store
 
 from ehrseq.core.errors import TimelineError
 from ehrseq.timeline import plan_view, read_timeline, timeline
+from ehrseq.timeline import rendered as rendering
 from ehrseq.timeline.knowable import load_knowledge
 from ehrseq.timeline.systems import label_of, read_systems
 
@@ -81,6 +82,64 @@ def test_a_wrong_table_names_file_and_line(kind: str, message: str, tmp_path: Pa
         load_knowledge(tmp_path)
     assert f"{tmp_path / 'knowable.yaml'}:2" in str(found.value)
     assert message in str(found.value)
+
+
+def test_the_published_page_is_that_of_the_table() -> None:
+    """views/README.md is written by `python -m ehrseq.timeline.rendered`."""
+    page = Path(rendering.__file__).parent / "views" / "README.md"
+    assert page.read_text(encoding="utf-8") == rendering.rendered(load_knowledge())
+
+
+def death_told(mapping: str, number: int) -> dict[str, object]:
+    return patient(number, deceasedDateTime="2020-01-03") | {"_mapping": mapping}
+
+
+def test_a_mapping_overrides_when_its_facts_are_known(tmp_path: Path) -> None:
+    """A register tells of deaths a month later; what other mappings make keeps the table's rule."""
+    declared = {"test/register": {"death": [{"from": "deceased", "after": "30d", "guarantee": "assumed"}]}}
+    told = [death_told("test/register", 1), death_told("test/ward", 2)]
+    store = write_store(tmp_path / "fhir", told, notes={"knowable": declared})
+    made = timeline(store, tmp_path / "out")
+    deaths = read_timeline(made.out).filter(pl.col("code") == "MEDS_DEATH").sort("time")
+    assert [str(time) for time in deaths["time"]] == [
+        "2020-01-03 23:59:59.999999",
+        "2020-02-02 23:59:59.999999",
+    ]
+    assert {str(time) for time in deaths["clinical_time"]} == {"2020-01-03 00:00:00"}
+    assert made.manifest.notes["knowable"]["death"] == [
+        {"time": "deceased", "guarantee": "assumed", "events": 1},
+        {"time": "deceased + 30d (test/register)", "guarantee": "assumed", "events": 1},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        (
+            {"deth": [{"from": "deceased", "guarantee": "stated"}]},
+            'no such kind of event with a time. Closest: "death"',
+        ),
+        ({"gender": [{"from": "deceased", "guarantee": "stated"}]}, "no such kind of event with a time"),
+        ({"death": [{"from": "died", "guarantee": "stated"}]}, "no view at hand has column `died`"),
+    ],
+)
+def test_a_wrong_override_names_its_mapping(
+    declared: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    store = write_store(tmp_path / "fhir", [patient(1)], notes={"knowable": {"test/register": declared}})
+    with pytest.raises(TimelineError) as found:
+        timeline(store, tmp_path / "out")
+    assert "test/register" in str(found.value)
+    assert message in str(found.value)
+
+
+def test_the_zone_of_the_source_decides_when_a_day_ends(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "fhir", [death_told("a", 1)], notes={"timezone": "America/New_York"})
+    for zone, end in ((None, "2020-01-04 04:59:59.999999"), ("UTC", "2020-01-03 23:59:59.999999")):
+        made = timeline(store, tmp_path / "out", timezone=zone)
+        death = read_timeline(made.out).filter(pl.col("code") == "MEDS_DEATH")
+        assert str(death["time"][0]) == end
+        assert made.manifest.notes["timezone"] == (zone or "America/New_York")
 
 
 def test_labels_of_systems(tmp_path: Path) -> None:

@@ -108,7 +108,9 @@ def test_every_resource_is_accounted_for(made: Path) -> None:
     listed = unused.select("row", "resource_id").rows()
     assert all(resources[row - 1]["id"] == name for row, name in listed)
     assert manifest.notes["elements_never_read"]["Flag"] == ["status", "subject"]
-    assert manifest.notes["guarantees"]["condition"] == {"derived": 12}
+    assert manifest.notes["knowable"]["condition"] == [
+        {"time": "encounter_end.end", "guarantee": "derived", "events": 12}
+    ]
 
 
 def test_workers_do_not_change_a_byte_and_a_second_run_does_nothing(made: Path, tmp_path: Path) -> None:
