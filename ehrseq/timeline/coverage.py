@@ -22,8 +22,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from ehrseq.core.database import cursor
-from ehrseq.core.dataset import write_parquet
 from ehrseq.core.errors import TimelineError
+from ehrseq.core.parquet import write_parquet
 from ehrseq.core.yaml_lines import check_keys, load_yaml
 from ehrseq.fhir.json_columns import JSON
 from ehrseq.timeline.knowable import Kind, Knowledge, load_knowledge
@@ -82,19 +82,18 @@ def coverage(fhir: Path, *, views: Path | None = None, out: Path | None = None) 
     store, knowledge = FhirStore.open(Path(fhir)), load_knowledge(Path(views) if views else None)
     counted: dict[str, Counter[str]] = {}
     for resource, bucket in store.shards:
-        found = counted.setdefault(resource, Counter())
         for frame in _slices(store.folder / resource / f"{bucket}.parquet"):
-            found.update(present(frame))
+            counted.setdefault(resource, Counter()).update(present(frame))
     reasons = read_reasons()
     rows = [
         row
         for resource in sorted(counted)
         for row in _explained(resource, counted[resource], destinations(knowledge, resource), reasons)
     ]
-    found = Coverage(pl.DataFrame(rows, schema=Element.polars_schema(), orient="row"))
+    table = Coverage(pl.DataFrame(rows, schema=Element.polars_schema(), orient="row"))
     if out is not None:
-        write_parquet(found.elements, Path(out))
-    return found
+        write_parquet(table.elements, Path(out))
+    return table
 
 
 def _explained(

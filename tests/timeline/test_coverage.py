@@ -2,6 +2,7 @@
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -12,12 +13,14 @@ from ehrseq.timeline.coverage import coverage, present, read_reasons, reason_of
 from ehrseq.timeline.knowable import load_knowledge
 
 
-def result(name: str = "o1", **more: object) -> Resource:
+def result(name: str = "o1", **more: Any) -> Resource:
     return about(1, "Observation", name, status="final", code=coded("http://loinc.org", "1"), **more)
 
 
 def test_each_element_goes_somewhere_or_has_a_reason(tmp_path: Path) -> None:
-    value = {"valueQuantity": {"value": 1.0, "unit": "mg", "system": "http://unitsofmeasure.org"}}
+    value: dict[str, Any] = {
+        "valueQuantity": {"value": 1.0, "unit": "mg", "system": "http://unitsofmeasure.org"}
+    }
     told = result(issued="2020-01-01T00:00:00Z", identifier=[{"value": "7"}], **value)
     store = write_store(tmp_path / "fhir", [patient(1), told, result("o2"), encounter("e1", 1, "2020")])
     rows = {(row["resource_type"], row["path"]): row for row in coverage(store).elements.to_dicts()}
