@@ -91,6 +91,7 @@ class View:
     where: tuple[str, ...]
     constants: dict[str, tuple[str | int | float | bool, str]]
     document: Document = field(repr=False, compare=False)
+    compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # kept by views.py
 
     @property
     def columns(self) -> list[str]:

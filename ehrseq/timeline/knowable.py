@@ -176,8 +176,8 @@ def overridden(knowledge: Knowledge, declared: Mapping[str, Mapping[str, Any]]) 
             read = reader.time(sources, reader.columns_of(kind.view, kind.join))
             own = tuple(replace(source, mapping=mapping) for source in read or ())
             found.setdefault(name, []).append((mapping, own))
-    kinds = tuple(replace(kind, overrides=tuple(found.get(kind.name, ()))) for kind in knowledge.kinds)
-    return replace(knowledge, kinds=kinds)
+    every = tuple(replace(kind, overrides=tuple(found.get(kind.name, ()))) for kind in knowledge.kinds)
+    return replace(knowledge, kinds=every)
 
 
 def rules_hash(folder: Path | None = None) -> str:

@@ -31,6 +31,7 @@ _DTYPES: dict[str, pl.DataType] = {
     **dict.fromkeys(("integer", "integer64", "positiveInt", "unsignedInt"), pl.Int64()),
 }
 _DEEPEST_REPEAT = 64
+_SCHEMAS_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,19 @@ def several_values(view: View, error: ComputeError) -> TimelineError:
 
 @dataclass
 class _Builder:
+    """Compiles one view for frames of one schema. Paths are compiled once: a store has many buckets of one schema."""
+
     view: View
     schema: pl.Schema
     reads: set[str] = field(default_factory=set)
     numbers: "count[int]" = field(default_factory=count)
+    done: dict[tuple[str, str], tuple[Value, frozenset[str]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        key = tuple(self.schema.items())
+        if len(self.view.compiled) >= _SCHEMAS_KEPT and key not in self.view.compiled:
+            self.view.compiled.clear()
+        self.done = self.view.compiled.setdefault(key, {})
 
     @property
     def scope(self) -> Scope:
@@ -99,9 +109,14 @@ class _Builder:
             ) from error
 
     def value(self, path: str, scope: Scope, where: Where) -> Value:
-        value = self.located(where, path, lambda: compiled(path, scope))
-        for part in (value, *(value.choices or {}).values()):
-            self.reads.update(name for name in part.expr.meta.root_names() if name in self.schema)
+        key = path, f"{scope.this.expr} {scope.row_index}"
+        if key not in self.done:
+            value = self.located(where, path, lambda: compiled(path, scope))
+            parts = (value, *(value.choices or {}).values())
+            names = {name for part in parts for name in part.expr.meta.root_names()}
+            self.done[key] = value, frozenset(names.intersection(self.schema))
+        value, reads = self.done[key]
+        self.reads |= reads
         return value
 
     def condition(self, path: str, where: Where) -> pl.Expr:
