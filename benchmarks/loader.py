@@ -24,7 +24,7 @@ import numpy as np
 from ehrseq.core.dataset import versions
 from ehrseq.core.measure import peak_rss_bytes
 from ehrseq.tokens.loader import Batch, Loader
-from ehrseq.tokens.packing import Examples
+from ehrseq.tokens.packing import Examples, previous_of
 from ehrseq.tokens.store import StoreWriter, TokenStore, save_part
 
 HOUR = 3_600_000_000
@@ -115,6 +115,7 @@ def invented(folder: Path, subjects: int, seed: int, beside: bool = False) -> tu
         "shard": np.zeros(subjects, np.int16),
         "length": lengths,
     }
+    arrays["previous"] = previous_of(arrays["code"], lengths)
     if beside:
         bag = np.flatnonzero(source.random(tokens) < 0.5)
         arrays |= {"bag_token": bag, "bag_code": (bag % CODES).astype(np.int32)}

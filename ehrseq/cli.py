@@ -413,6 +413,15 @@ def tokenize(
     extend: Annotated[
         Path | None, typer.Option(help="Of a token store or model, grown: old names keep their ids.")
     ] = None,
+    min_patients: Annotated[
+        int, typer.Option(help="Distinct training patients that a name of the vocabulary needs.")
+    ] = 5,
+    notes: Annotated[
+        str, typer.Option(help="pieces: a position for each piece; bag: one position a note.")
+    ] = "pieces",
+    timezone: Annotated[
+        str | None, typer.Option(help="Zone of the patients' clocks; default: that of the source, if known.")
+    ] = None,
     workers: Workers = 1,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -422,7 +431,10 @@ def tokenize(
     def work() -> Any:
         import ehrseq
 
-        return ehrseq.tokenize(timeline, out, vocabulary=vocabulary, extend=extend, workers=workers)
+        return ehrseq.tokenize(
+            timeline, out, vocabulary=vocabulary, extend=extend, min_patients=min_patients, notes=notes,
+            timezone=timezone, workers=workers,
+        )  # fmt: skip
 
     do("tokenize", as_json, quiet, work)
 
@@ -481,15 +493,16 @@ def show(
     token: Annotated[
         int | None, typer.Option(help="Trace this token of the subject to its source row.")
     ] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Of a run: the tokens that a model sees.")] = False,
     rows: Annotated[int, typer.Option(help="Events or tokens to print.")] = 40,
     as_json: Json = False,
 ) -> None:
-    """Show a dataset, a patient's timeline, or where a token came from."""
+    """Show a dataset, a patient's timeline, the tokens of it, or where a token came from."""
 
     def work() -> Any:
         import ehrseq
 
-        return ehrseq.show(data, subject=subject, token=token, rows=rows)
+        return ehrseq.show(data, subject=subject, token=token, tokens=tokens, rows=rows)
 
     do("show", as_json, True, work)
 

@@ -20,12 +20,18 @@ _MOST = 8
 
 
 def show(
-    data: Path, *, subject: int | None = None, token: int | None = None, rows: int = 40
+    data: Path,
+    *,
+    subject: int | None = None,
+    token: int | None = None,
+    tokens: bool = False,
+    rows: int = 40,
 ) -> "DatasetPage | PatientPage | TokensPage | Origin":
     """Show what stands at `data`: a run's folder, a FHIR store, a timeline, a token store or any dataset.
 
     A timeline (or a run) shows the patient `subject`, default the first. With `token`, a run's folder shows
-    where that token of the patient came from: event, FHIR resource, file and row.
+    where that token of the patient came from: event, FHIR resource, file and row; with `tokens`, what the model sees
+    of the patient, as the token store by itself does.
     Raises: SchemaError if `data` is none of these; ConfigError if the subject or token is not there.
     """
     data = Path(data)
@@ -34,12 +40,16 @@ def show(
     if not (data / "manifest.json").is_file() and (data / "timeline" / "manifest.json").is_file():
         if token is not None:
             return origin(data, subject, token)
+        if tokens:
+            return tokens_page(data / "tokens", subject, rows)
         return patient_page(data / "timeline", subject, rows, run=data)
     manifest = read_manifest(data)
     if token is not None:
         raise ConfigError(
             f"{data}: --token needs the folder of a whole run, which holds tokens, timeline and fhir."
         )
+    if tokens and manifest.kind != "tokens":
+        raise ConfigError(f"{data}: --tokens needs a token store, or the folder of a whole run.")
     match manifest.kind:
         case "timeline":
             return patient_page(data, subject, rows)

@@ -1,8 +1,8 @@
 """Attributes: what the record says about an event beside its code, as names of the vocabulary.
 
 The line `route//IV` is `attribute//route//IV`, which backs off to `attribute//route` as codes do. The line
-`rate=125 mL/h` is `attribute//rate` with a value in a unit, which gets a scale as the values of events do; its number
-speaks through the name `attribute//rate=`, whose embedding is added as often as the scaled value says.
+`rate=125 mL/h` is `attribute//rate` with a value in a unit, which gets a scale as the values of events do. A number
+that has a scale speaks through the name `attribute//rate=`, whose embedding is added as often as the scaled value says.
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ class Attributes:
 def attributes_of(events: pl.DataFrame) -> Attributes:
     r"""Read the attributes of `events`.
 
-    >>> read = attributes_of(pl.DataFrame({"attributes": [None, "route//IV\\nrate=125 mL/h"]}))
+    >>> read = attributes_of(pl.DataFrame({"attributes": [None, "route//IV\nrate=125 mL/h"]}))
     >>> read.row.tolist(), read.code.to_list(), read.unit.to_list(), read.value.tolist()
     ([1, 1], ['attribute//route//IV', 'attribute//rate'], ['', 'mL/h'], [nan, 125.0])
     """

@@ -66,10 +66,13 @@ def bag_of(row: NDArray[np.int64], code: NDArray[np.int32]) -> Arrays:
     }
 
 
-def attribute_entries(events: pl.DataFrame, vocabulary: Vocabulary, counts: Counter[str]) -> Arrays:
+def attribute_entries(
+    events: pl.DataFrame, own: Arrays, vocabulary: Vocabulary, counts: Counter[str]
+) -> Arrays:
     """Attributes as entries of bags, in the order of the record; unknown ones are left out.
 
-    Each has weight 1; of a number that has a scale, a second entry has the scaled value for its weight.
+    A word has weight 1. A number that has a scale has its scaled value for a weight: a reference range in the unit of
+    the event that of the event's `own` code and unit, so that it compares with the value, any other that of its name.
     """
     found = attributes_of(events)
     code_index, names = encode(found.code)
@@ -79,17 +82,17 @@ def attribute_entries(events: pl.DataFrame, vocabulary: Vocabulary, counts: Coun
     slope = np.asarray([vocabulary.code_ids.get(name + SLOPE, UNKNOWN) for name in names], np.int32)[
         code_index
     ]
-    scaled, bins = vocabulary.scales.apply(vocabulary.scales.find(code, unit), found.value)
     counts["attributes"], counts["attributes_unknown"] = len(code), int((code == UNKNOWN).sum())
 
-    known, numbers = np.flatnonzero(code != UNKNOWN), np.flatnonzero((bins > 0) & (slope != UNKNOWN))
-    place = np.concatenate([2 * known, 2 * numbers + 1])
-    order = np.argsort(place)
-    return {
-        "row": found.row[np.concatenate([known, numbers])][order],
-        "code": np.concatenate([code[known], slope[numbers]])[order],
-        "weight": np.concatenate([np.ones(len(known), np.float32), scaled[numbers]])[order],
-    }
+    events_unit = own["unit"][found.row]
+    of_event = vocabulary.scales.find(own["code"][found.row], np.where(events_unit == unit, unit, -1))
+    scale = np.where((of_event >= 0) & (unit > 0), of_event, vocabulary.scales.find(code, unit))
+    scaled, bins = vocabulary.scales.apply(scale, found.value)
+    number = (bins > 0) & (slope != UNKNOWN)
+    read = np.where(number, slope, code)
+    known = np.flatnonzero(read != UNKNOWN)
+    weight = np.where(number, scaled, np.float32(1))
+    return {"row": found.row[known], "code": read[known], "weight": weight[known].astype(np.float32)}
 
 
 def joined(*bags: Arrays) -> Arrays:

@@ -3,6 +3,7 @@
 Only positions that have such entries cost anything; a batch holds as many places as its fullest row may need.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ehrseq.tokens.store import TokenStore
 
 Batch = dict[str, NDArray[Any]]
+Put = Callable[[NDArray[Any], Any], NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,14 +32,20 @@ class _Beside:
         """Arrays [B, bound, ...] for windows [w] in rows `local_row` [w]; `start` [w]: token at the row's column 0."""
         counts = self.count[window]
         entry = ranges(self.first[window], counts)
-        row = np.repeat(local_row, counts)
-        place = (row, seats(row, shape[0]))
-        at = np.full((shape[0], bound), shape[1], np.int32)
-        at[place] = self.token[entry] - np.repeat(start, counts)
-        return self.filled(entry, place, at)
+        ends = np.cumsum(np.bincount(local_row, counts, shape[0]).astype(np.int64))
 
-    def filled(self, entry: Ints, place: tuple[Ints, Ints], at: NDArray[np.int32]) -> Batch:
-        """Put `entry` [g] in its `place`; `at` [B, bound]: position in the row, T = none."""
+        def put(values: NDArray[Any], empty: Any) -> NDArray[Any]:
+            """Entries [g, ...] come row by row: [B, bound, ...]."""
+            out: NDArray[Any] = np.full((shape[0], bound, *values.shape[1:]), empty, values.dtype)
+            for row, (first, last) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+                out[row, : last - first] = values[first:last]
+            return out
+
+        at = (self.token[entry] - np.repeat(start, counts)).astype(np.int32)
+        return self.filled(entry, put(at, shape[1]), put)
+
+    def filled(self, entry: Ints, at: NDArray[np.int32], put: Put) -> Batch:
+        """Arrays of `entry` [g]; `at` [B, bound]: position in the row, T = none."""
         raise NotImplementedError
 
 
@@ -46,10 +54,8 @@ class _Bag(_Beside):
     code: NDArray[np.int32]  # [G]
     weight: NDArray[np.float32]  # [G]
 
-    def filled(self, entry: Ints, place: tuple[Ints, Ints], at: NDArray[np.int32]) -> Batch:
-        code, weight = np.zeros(at.shape, np.int32), np.zeros(at.shape, np.float32)
-        code[place], weight[place] = self.code[entry], self.weight[entry]
-        return {"bag_at": at, "bag_code": code, "bag_weight": weight}
+    def filled(self, entry: Ints, at: NDArray[np.int32], put: Put) -> Batch:
+        return {"bag_at": at, "bag_code": put(self.code[entry], 0), "bag_weight": put(self.weight[entry], 0)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,10 +65,9 @@ class _Vectors(_Beside):
     array: SpanArray
     rms: float
 
-    def filled(self, entry: Ints, place: tuple[Ints, Ints], at: NDArray[np.int32]) -> Batch:
-        vectors = np.zeros((*at.shape, self.array.header.dim), np.float32)
-        vectors[place] = self.array.read(self.row[entry]) / np.float32(self.rms)
-        return {f"dense_at.{self.name}": at, f"dense.{self.name}": vectors}
+    def filled(self, entry: Ints, at: NDArray[np.int32], put: Put) -> Batch:
+        vectors = self.array.read(self.row[entry]) / np.float32(self.rms)
+        return {f"dense_at.{self.name}": at, f"dense.{self.name}": put(vectors, 0)}
 
 
 def bags_and_vectors(store: "TokenStore", windows: Windows) -> list[_Beside]:

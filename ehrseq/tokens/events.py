@@ -17,7 +17,7 @@ from ehrseq.tokens import text
 from ehrseq.tokens.backoff import Parents
 from ehrseq.tokens.beside import Arrays, attribute_entries, bag_of, joined, spell_texts
 from ehrseq.tokens.dense import place_spans
-from ehrseq.tokens.packing import SPLITS
+from ehrseq.tokens.packing import SPLITS, previous_of
 from ehrseq.tokens.shards import BIRTH, NOTE, encode, finite_values
 from ehrseq.tokens.store import UNKNOWN_BIRTH
 from ehrseq.tokens.vocabulary import UNKNOWN, Read, Vocabulary
@@ -59,14 +59,15 @@ def tokens_of(
     token["zone"] = _zone(events, timezone)
     token["event"] = np.arange(events.height)
     token, positions = _with_what_stands_beside(token, events, answered, vocabulary, counts, timeline)
-    subject_id = events[Event.subject_id].to_numpy()[starts]
+    subject_id, length = events[Event.subject_id].to_numpy()[starts], np.add.reduceat(positions, starts)
+    token["previous"] = previous_of(token["code"], length)
     counts["tokens"] = len(token["code"])
     token |= {
         "subject_id": subject_id,
         "birth": birth,
         "split": _split(subject_id, splits, counts),
         "shard": np.full(len(starts), shard, np.int16),
-        "length": np.add.reduceat(positions, starts),
+        "length": length,
     }
     return token, counts
 
@@ -162,7 +163,7 @@ def _with_what_stands_beside(
     timeline: Path,
 ) -> tuple[Arrays, NDArray[np.int64]]:
     """Add pieces of text, attributes and dense spans. Also returns the positions of each event [n], at least 1."""
-    row, code = spell_texts(events, answered, vocabulary, counts)
+    own, (row, code) = token, spell_texts(events, answered, vocabulary, counts)
     apart = (events[Event.modality] == NOTE).to_numpy()[row] & (vocabulary.notes == "pieces")
     vectors, dense = place_spans(timeline, events, vocabulary.spans)
     counts["vectors"] = len(dense["event"])
@@ -176,7 +177,7 @@ def _with_what_stands_beside(
     for name, nothing in (("value", np.nan), ("bin", 0), ("unit", 0)):
         token[name][place] = nothing
 
-    bag = joined(attribute_entries(events, vocabulary, counts), bag_of(row[~apart], code[~apart]))
+    bag = joined(attribute_entries(events, own, vocabulary, counts), bag_of(row[~apart], code[~apart]))
     token |= {"bag_token": first[bag["row"]], "bag_code": bag["code"], "bag_weight": bag["weight"]}
     token |= {
         "dense_token": first[dense["event"]] + _running(dense["event"]),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Batch = dict[str, NDArray[Any]]
 
 _US_PER_DAY = 86_400_000_000.0
+_DAYS_PER_US = 1 / _US_PER_DAY
 _UNKNOWN_BIRTH = np.iinfo(np.int64).min
 _DAYS_PER_QUARTER = 1 / 96  # of an hour
 _CALENDAR_DAYS = 10_227  # 28 years: the same weekdays and, but for century years, the same dates
@@ -88,7 +89,7 @@ class Loader:
             raise TokenError(
                 f"batch_rows {batch_rows} must divide by hosts {hosts}, and host {host} be below it."
             )
-        names = ("code", "time", "value", "bin", "unit", "modality", "zone", "birth")
+        names = ("code", "time", "value", "bin", "unit", "modality", "zone", "previous", "birth")
         self._field = {name: np.asarray(getattr(store, name)) for name in names}
         self._examples = examples
         self._first = examples.first_output()
@@ -96,6 +97,9 @@ class Loader:
             self._most_true = max(int(np.diff(examples.several.take(rows).offsets).max(initial=0)), 1)
         self._windows = plan_windows(examples, rows, store.offsets, context)
         self._origin = _origins(self._field["time"], self._windows, self._field["birth"])
+        birth = self._field["birth"]
+        self._birth_days = np.where(birth == _UNKNOWN_BIRTH, np.nan, birth * _DAYS_PER_US)
+        self._origin_days = self._origin * _DAYS_PER_US
         self._clock = _clocks(self._origin) if store.timezone is not None else None
         labels, self._beside = np.diff(self._windows.offsets), bags_and_vectors(store, self._windows)
         counts = [beside.count for beside in self._beside]
@@ -173,11 +177,11 @@ class Loader:
             taken: NDArray[Any] = np.take(self._field[name], source, mode="clip")  # "clip": unchecked, faster
             return taken
 
-        birth = self._field["birth"][self._windows.subject[window]]
-        day = np.where(birth == _UNKNOWN_BIRTH, np.nan, _US_PER_DAY)
-        time = take("time")
-        since = np.maximum(time - np.repeat(blocks(self._origin[window], 0), length), 0) / _US_PER_DAY
-        age = (time - np.repeat(blocks(birth, 0), length)) / np.repeat(blocks(day, np.nan), length)
+        days = take("time") * _DAYS_PER_US
+        since = (days - np.repeat(blocks(self._origin_days[window], 0), length)).astype(np.float32)
+        np.maximum(since, 0, out=since)
+        age = days - np.repeat(blocks(self._birth_days[self._windows.subject[window]], np.nan), length)
+        position = (place - np.repeat(begin, length)).astype(np.int32)
         segment = ranges(np.ones(rows, np.int64), windows_per_row + 1).astype(np.int32)
         batch = {name: finish(take(name), np.int32) for name in ("code", "bin", "unit", "modality")}
         batch |= {
@@ -185,16 +189,15 @@ class Loader:
             "time": finish(since, np.float32),
             "age": finish(age, np.float32, np.nan),
             "segment": finish(np.repeat(segment, length), np.int32),
-            "position": finish(place - np.repeat(begin, length), np.int32),
+            "position": finish(position, np.int32),
         }
         if self._clock is not None:
-            ahead = take("zone").astype(np.float32) * np.float32(_DAYS_PER_QUARTER)
-            clock = since.astype(np.float32) + np.repeat(blocks(self._clock[window], np.nan), length)
-            batch["clock"] = finish(clock + ahead, np.float32, np.nan)
-        before, after = _same_code(batch["segment"], batch["code"])
-        batch["before"] = finish(before.reshape(-1), np.int32, -1)
-        batch["after"] = finish(after.reshape(-1), np.int32, width)
-        return batch
+            clock = take("zone") * np.float32(_DAYS_PER_QUARTER) + since
+            clock += np.repeat(blocks(self._clock[window], np.nan), length)
+            batch["clock"] = finish(clock, np.float32, np.nan)
+        back = take("previous")
+        back[(back > position) | (batch["segment"].reshape(-1) == 0)] = 0
+        return batch | _same_code(back.reshape(rows, width))
 
     def _labels(self, window: Ints, local_row: Ints, column: Ints) -> Batch:
         first = self._windows.offsets[window]
@@ -248,25 +251,16 @@ def _origins(time: NDArray[np.int64], windows: Windows, birth: NDArray[np.int64]
     return np.asarray(time[np.where(moved <= last, moved, windows.start)], np.int64)
 
 
-def _same_code(segment: NDArray[np.int32], code: NDArray[np.int32]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Columns of the previous and the next event with the same segment and code; all [B, T], T up to LONGEST_ROW.
+def _same_code(back: NDArray[np.int32]) -> Batch:
+    """Columns of the event of the same code before and after each, from how many columns back it stands; all [B, T].
 
-    The column is the low end of the sorted number: sorting numbers is several times faster than sorting their order.
-
-    >>> before, after = _same_code(np.ones((1, 3), np.int32), np.array([[7, 8, 7]], np.int32))
-    >>> before.tolist(), after.tolist()
-    ([[-1, -1, 0]], [[2, 3, 3]])
+    >>> {name: columns.tolist() for name, columns in _same_code(np.array([[0, 0, 2]], np.int32)).items()}
+    {'before': [[-1, -1, 0]], 'after': [[2, 3, 3]]}
     """
-    rows, width = code.shape
-    bits = np.uint64((width - 1).bit_length())
-    key = (segment.astype(np.uint64) << np.uint64(31) | code.astype(np.uint64)) << bits
-    key |= np.arange(width, dtype=np.uint64)
-    key.sort(axis=1)
-    column = (key & np.uint64((1 << int(bits)) - 1)).astype(np.int32)
-    key >>= bits
-    same = key[:, 1:] == key[:, :-1]
-    place = column + np.arange(0, rows * width, width)[:, None]
-    before, after = np.full((rows, width), -1, np.int32), np.full((rows, width), width, np.int32)
-    before.reshape(-1)[place[:, 1:]] = np.where(same, column[:, :-1], -1)
-    after.reshape(-1)[place[:, :-1]] = np.where(same, column[:, 1:], width)
-    return before, after
+    rows, width = back.shape
+    column = np.arange(width, dtype=np.int32)
+    before = np.where(back > 0, column - back, np.int32(-1))
+    after = np.full(rows * width, width, np.int32)
+    place = np.flatnonzero(back)
+    after[place - back.reshape(-1)[place]] = place % width
+    return {"before": before, "after": after.reshape(rows, width)}

@@ -283,6 +283,28 @@ def _kinds(lengths: Ints, beside: Ints) -> Ints:
     return kinds
 
 
+def previous_of(code: NDArray[np.int32], lengths: Ints) -> NDArray[np.int32]:
+    """How many tokens ago the same subject had the code of each token [n] (0 = never); `lengths` [s] of the subjects.
+
+    Sorting numbers that end in their place is several times faster than sorting their order.
+
+    >>> previous_of(np.asarray([7, 8, 7, 7], np.int32), np.asarray([3, 1])).tolist()
+    [0, 0, 2, 0]
+    """
+    bits = len(code).bit_length()
+    subject = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
+    kinds = int(code.max(initial=0)) + 1
+    if len(lengths) * kinds >= 1 << (63 - bits):
+        raise TokenError(f"{len(code)} tokens of {len(lengths)} subjects in one shard. Use more buckets.")
+    key = ((subject * kinds + code) << bits) + np.arange(len(code))
+    key.sort()
+    place = key & ((1 << bits) - 1)
+    same = np.diff(key >> bits) == 0
+    back = np.zeros(len(code), np.int32)
+    back[place[1:][same]] = np.diff(place)[same]
+    return back
+
+
 def ranges(starts: Ints, lengths: Ints) -> Ints:
     """Concatenate `range(start, start + length)` of all pairs.
 

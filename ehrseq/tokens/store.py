@@ -36,6 +36,7 @@ TOKEN_FIELDS = {
     "unit": "<i2",  # index in the vocabulary's units; 0 = none
     "modality": "<i1",  # index in the vocabulary's modalities; 0 = record, 1 = note
     "zone": "<i1",  # quarter hours that the local clock is ahead of UTC; 0 if the store's `timezone` is null
+    "previous": "<i4",  # how many tokens ago the subject had the same code; 0 = never
     "event": "<i8",  # row of the event in its timeline shard, from 0
 }
 # per subject
@@ -70,8 +71,8 @@ _SIZES = {  # which fields have as many rows
 class TokenStore:
     """A store, opened. N tokens of S subjects; every array is a read-only memory map.
 
-    `code` int32, `time` int64, `value` float32, `bin` int16, `unit` int16, `modality` int8, `zone` int8, `event` int64:
-    [N]. `subject_id` int64, `birth` int64, `split` int8, `shard` int16: [S]; `offsets` int64 [S + 1].
+    `code` int32, `time` int64, `value` float32, `bin` int16, `unit` int16, `modality` int8, `zone` int8, `event` int64,
+    `previous` int32: [N]. `subject_id` int64, `birth` int64, `split` int8, `shard` int16: [S]; `offsets` int64 [S + 1].
     `bag_token` int64, `bag_code` int32, `bag_weight` float32: [G]; `dense_token` int64, `dense_array` int8, `dense_row`
     int64: [D]. `timezone`: of the patients' clocks; None = unknown.
     Tokens of subject i: `offsets[i]:offsets[i + 1]`, by time. Units and meanings: the tables of this module.
@@ -84,6 +85,7 @@ class TokenStore:
     unit: NDArray[np.int16]
     modality: NDArray[np.int8]
     zone: NDArray[np.int8]
+    previous: NDArray[np.int32]
     event: NDArray[np.int64]
     bag_token: NDArray[np.int64]
     bag_code: NDArray[np.int32]

@@ -48,22 +48,15 @@ def test_attributes_are_added_to_their_event(tmp_path: Path) -> None:
     vocabulary = fit_vocabulary(timeline, VocabularyConfig(min_patients=3))
     assert {"attribute//specimen//serum", "attribute//rate", "attribute//rate="} <= set(vocabulary.codes)
     assert not [name for name in vocabulary.codes if "dr " in name]  # a note of one patient each
-    lines = "specimen//serum\nrate=1e9 mL/h\nrate=3 stone\nnote//seen by dr 77\nnever//x"
+    lines = "specimen//serum\nrate=1e9 mL/h\nrate=3 stone\nnote//seen by dr 77\nnever//x\nrate=140 mmol/L"
     token, counts = read([event(1, 1, SODIUM, 140, unit="mmol/L", attributes=lines)], vocabulary)
     assert len(token["code"]) == 1  # one event, one position
-    assert [vocabulary.codes[code] for code in token["bag_code"]] == [
-        "attribute//specimen//serum", "attribute//rate", "attribute//rate=", "attribute//rate",
-        "attribute//note", "attribute",
-    ]  # fmt: skip
-    assert token["bag_weight"].tolist() == [
-        1,
-        1,
-        5,
-        1,
-        1,
-        1,
-    ]  # of a number: how far it is from the median, at most 5
-    assert (counts["attributes"], counts["attributes_unknown"]) == (5, 0)
+    names = [vocabulary.codes[code] for code in token["bag_code"]]
+    rates = ["attribute//rate=", "attribute//rate"]  # with a scale in its unit, and without
+    assert names == ["attribute//specimen//serum", *rates, "attribute//note", "attribute", "attribute//rate="]
+    # a number: how far it is from the median, at most 5; in the event's own unit: as far as the event's value
+    assert token["bag_weight"].tolist() == [1, 5, 1, 1, 1, token["value"][0]]
+    assert (counts["attributes"], counts["attributes_unknown"]) == (6, 0)
 
 
 def test_text_that_is_no_common_answer_is_read_in_pieces(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ehrseq.core.errors import TokenError
 from ehrseq.tokens.loader import Loader, LoaderState
-from ehrseq.tokens.packing import Examples, Packing
+from ehrseq.tokens.packing import Examples, Packing, previous_of
 
 DAY = 86_400_000_000
 
@@ -29,6 +29,7 @@ def store_of(lengths: list[int], seed: int = 0) -> Any:
         bin=random.integers(0, 5, tokens).astype(np.int16),
         unit=random.integers(0, 3, tokens).astype(np.int16),
         modality=np.zeros(tokens, np.int8),
+        previous=np.zeros(tokens, np.int32),
         zone=random.integers(-4, 5, tokens).astype(np.int8),
         offsets=offsets,
         birth=np.full(len(lengths), -10_000 * DAY),
@@ -246,6 +247,7 @@ def test_static_events_stand_at_the_origin_of_time() -> None:
 def test_before_and_after_are_the_neighbours_of_the_same_code() -> None:
     store, examples = a_case()
     store.code = np.random.default_rng(0).integers(1, 5, len(store.code)).astype(np.int32)
+    store.previous = previous_of(store.code, np.diff(store.offsets))
     for batch in loader_of(store, examples).epoch():
         for code, segment, before, after in zip(
             batch["code"], batch["segment"], batch["before"], batch["after"], strict=True
