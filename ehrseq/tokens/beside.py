@@ -16,7 +16,7 @@ from ehrseq.tokens import text
 from ehrseq.tokens.attributes import SLOPE, attributes_of
 from ehrseq.tokens.packing import ranges
 from ehrseq.tokens.shards import encode
-from ehrseq.tokens.vocabulary import UNKNOWN, Vocabulary
+from ehrseq.tokens.vocabulary import UNKNOWN, Vocabulary, pair_of
 
 type Arrays = dict[str, NDArray[Any]]
 
@@ -69,7 +69,8 @@ def bag_of(row: NDArray[np.int64], code: NDArray[np.int32]) -> Arrays:
 def attribute_entries(
     events: pl.DataFrame, own: Arrays, vocabulary: Vocabulary, counts: Counter[str]
 ) -> Arrays:
-    """Attributes as entries of bags, in the order of the record; unknown ones are left out.
+    """Attributes as entries of bags, in the order of the record. What is unknown is left out, and what the code says
+    already: words that all training events of the same code have (`own` "exact": its id).
 
     A word has weight 1. A number that has a scale has its scaled value for a weight: a reference range in the unit of
     the event that of the event's `own` code and unit, so that it compares with the value, any other that of its name.
@@ -90,7 +91,9 @@ def attribute_entries(
     scaled, bins = vocabulary.scales.apply(scale, found.value)
     number = (bins > 0) & (slope != UNKNOWN)
     read = np.where(number, slope, code)
-    known = np.flatnonzero(read != UNKNOWN)
+    implied = ~number & np.isin(pair_of(own["exact"][found.row], code), vocabulary.implied)
+    counts["attributes_implied"] = int(implied.sum())
+    known = np.flatnonzero((read != UNKNOWN) & ~implied)
     weight = np.where(number, scaled, np.float32(1))
     return {"row": found.row[known], "code": read[known], "weight": weight[known].astype(np.float32)}
 

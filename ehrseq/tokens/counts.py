@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ehrseq.timeline.schema import Event
 from ehrseq.tokens import text
-from ehrseq.tokens.attributes import attributes_of
+from ehrseq.tokens.attributes import Attributes, attributes_of
 from ehrseq.tokens.backoff import Parents, ladder, parents_of
 from ehrseq.tokens.dense import SPAN_SUMS, span_sums
 from ehrseq.tokens.packing import SPLITS, ranges
@@ -42,6 +42,9 @@ class Counts:
     units: pl.DataFrame  # unit String, patients Int64
     scales: pl.DataFrame  # code String, unit String ("" = none), patients Int64: with a value
     values: pl.DataFrame  # code String, unit String, value Float32, events Int64
+    events: pl.DataFrame  # code String, events Int64
+    # code String, attribute String, events Int64: words that all events of the code have, in a shard that has the code
+    implied: pl.DataFrame
     modalities: pl.DataFrame  # modality String, patients Int64
     spans: pl.DataFrame  # SPAN_SUMS: one row for each side array and shard
 
@@ -65,6 +68,8 @@ class Counts:
             units=_added([part.units for part in parts]),
             scales=_added([part.scales for part in parts]),
             values=_added([part.values for part in parts]),
+            events=_added([part.events for part in parts]),
+            implied=_added([part.implied for part in parts]),
             modalities=_added([part.modalities for part in parts]),
             spans=pl.concat([part.spans for part in parts]).sort(list(SPAN_SUMS)),
         )
@@ -88,6 +93,7 @@ def _count(timeline: Path, events: pl.DataFrame, text_pieces: int, parents: Pare
     coded = pl.DataFrame({"subject": subject, "code": code, "unit": unit, "value": value})
     valued = coded.filter(pl.col("value").is_not_nan())
     code_names, unit_names = _numbered(codes, "code"), _numbered(units, "unit")
+    code_events = pl.DataFrame({"code": code[: events.height]}).group_by("code").agg(events=_rows())
 
     def named(counted: pl.DataFrame) -> pl.DataFrame:
         found = counted.join(code_names, on="code").join(unit_names, on="unit", suffix="_unit")
@@ -105,6 +111,8 @@ def _count(timeline: Path, events: pl.DataFrame, text_pieces: int, parents: Pare
         units=unit_patients.join(unit_names, on="unit").select(unit="name", patients="patients"),
         scales=named(valued.drop("value").unique().group_by("code", "unit").agg(patients=_rows())),
         values=named(valued.group_by("code", "unit", "value").agg(events=_rows())),
+        events=code_events.join(code_names, on="code").select(code="name", events="events"),
+        implied=_implied(code[: events.height], code[events.height :], beside, code_events, code_names),
         modalities=_patients(events.select(Event.subject_id, Event.modality)),
         spans=span_sums(timeline, events),
     )
@@ -132,6 +140,22 @@ def _answer_patients(events: pl.DataFrame, value: NDArray[np.float32]) -> pl.Dat
         Event.subject_id, name=text.answer_code(pl.col(Event.code), text.answer(pl.col(Event.text_value)))
     )
     return _patients(named.drop_nulls())
+
+
+def _implied(
+    code: NDArray[np.int32],
+    attribute: NDArray[np.int32],
+    beside: Attributes,
+    code_events: pl.DataFrame,
+    names: pl.DataFrame,
+) -> pl.DataFrame:
+    """Codes and words (`attribute` of `beside`) that all events of the code have."""
+    word = np.isnan(beside.value)
+    pairs = pl.DataFrame({"code": code[beside.row[word]], "attribute": attribute[word]})
+    counted = pairs.group_by("code", "attribute").agg(had=_rows()).join(code_events, on="code")
+    always = counted.filter(pl.col("had") == pl.col("events")).join(names, on="code")
+    found = always.join(names, left_on="attribute", right_on="code", suffix="_attribute")
+    return found.select(code="name", attribute="name_attribute", events="events")
 
 
 def _worded(events: pl.DataFrame, text_pieces: int) -> pl.DataFrame:

@@ -53,12 +53,14 @@ def tokens_of(
     Raises: TokenError for a modality that the vocabulary does not know, or a span outside its array.
     """
     counts: Counter[str] = Counter()
-    token, answered = _codes_and_values(events, vocabulary, counts, parents)
+    token, exact, answered = _codes_and_values(events, vocabulary, counts, parents)
     token["time"], starts, birth = _times(events)
     token["modality"] = _modality(events, vocabulary)
     token["zone"] = _zone(events, timezone)
     token["event"] = np.arange(events.height)
-    token, positions = _with_what_stands_beside(token, events, answered, vocabulary, counts, timeline)
+    token, positions = _with_what_stands_beside(
+        token, events, (exact, answered), vocabulary, counts, timeline
+    )
     subject_id, length = events[Event.subject_id].to_numpy()[starts], np.add.reduceat(positions, starts)
     token["previous"] = previous_of(token["code"], length)
     counts["tokens"] = len(token["code"])
@@ -74,8 +76,9 @@ def tokens_of(
 
 def _codes_and_values(
     events: pl.DataFrame, vocabulary: Vocabulary, counts: Counter[str], parents: Parents | None
-) -> tuple[Arrays, NDArray[np.bool_]]:
-    """Arrays of one position for each event, and whether its text was read with its code [n]."""
+) -> tuple[Arrays, NDArray[np.int32], NDArray[np.bool_]]:
+    """Arrays of one position for each event; the id of its own code (-1: it is read as another); and whether its text
+    was read with its code: all [n]."""
     index, names = encode(events[Event.code])
     found = [vocabulary.read(name, parents) for name in names]
     code = np.asarray([number for number, _ in found], np.int32)[index]
@@ -92,9 +95,12 @@ def _codes_and_values(
     value, bins = vocabulary.scales.apply(row, x)
     counts["values"] = int((bins > 0).sum())
     counts["values_without_scale"] = int((~np.isnan(x)).sum()) - counts["values"]
+    exact = np.where(how == _WAYS.index("exact"), code, -1).astype(
+        np.int32
+    )  # before answers get codes of their own
     answered = _answers(code, events, np.isnan(x), vocabulary, counts)
     token = {"code": code, "value": value, "bin": bins, "unit": np.maximum(unit, 0).astype(np.int16)}
-    return token, answered
+    return token, exact, answered
 
 
 def _answers(
@@ -157,13 +163,15 @@ def _zone(events: pl.DataFrame, timezone: str | None) -> NDArray[np.int8]:
 def _with_what_stands_beside(
     token: Arrays,
     events: pl.DataFrame,
-    answered: NDArray[np.bool_],
+    read: tuple[NDArray[np.int32], NDArray[np.bool_]],
     vocabulary: Vocabulary,
     counts: Counter[str],
     timeline: Path,
 ) -> tuple[Arrays, NDArray[np.int64]]:
     """Add pieces of text, attributes and dense spans. Also returns the positions of each event [n], at least 1."""
-    own, (row, code) = token, spell_texts(events, answered, vocabulary, counts)
+    exact, answered = read
+    attributes = attribute_entries(events, token | {"exact": exact}, vocabulary, counts)
+    row, code = spell_texts(events, answered, vocabulary, counts)
     apart = (events[Event.modality] == NOTE).to_numpy()[row] & (vocabulary.notes == "pieces")
     vectors, dense = place_spans(timeline, events, vocabulary.spans)
     counts["vectors"] = len(dense["event"])
@@ -177,7 +185,7 @@ def _with_what_stands_beside(
     for name, nothing in (("value", np.nan), ("bin", 0), ("unit", 0)):
         token[name][place] = nothing
 
-    bag = joined(attribute_entries(events, own, vocabulary, counts), bag_of(row[~apart], code[~apart]))
+    bag = joined(attributes, bag_of(row[~apart], code[~apart]))
     token |= {"bag_token": first[bag["row"]], "bag_code": bag["code"], "bag_weight": bag["weight"]}
     token |= {
         "dense_token": first[dense["event"]] + _running(dense["event"]),

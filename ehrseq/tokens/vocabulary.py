@@ -33,6 +33,7 @@ PAD, UNKNOWN = 0, 1
 RESERVED = ("<pad>", UNKNOWN_NAME)
 MODALITIES = ("record", "note")  # those of every vocabulary; others follow, as training has them
 FORMAT_VERSION = 2
+_MOST_CODES = 1 << 31
 
 type Read = Literal["exact", "backed_off", "unknown"]
 type Notes = Literal["pieces", "bag"]
@@ -74,6 +75,8 @@ class Vocabulary:
     min_patients: int
     scales: ValueScales = field(repr=False)
     modalities: tuple[str, ...] = MODALITIES
+    # [I] sorted, `pair_of` code and attribute: words that all training events of a code have, so that they say nothing
+    implied: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     pieces: Pieces | None = field(default=None, repr=False)  # None: there was no text to learn from
     spans: tuple[SpanScale, ...] = ()
 
@@ -117,6 +120,7 @@ class Vocabulary:
             "text_pieces": self.text_pieces,
             "min_patients": self.min_patients,
             "scales": self.scales.to_json(),
+            "implied": np.stack(np.divmod(self.implied, _MOST_CODES)).tolist(),
             "pieces": self.pieces.content if self.pieces else None,
             "spans": [asdict(scale) for scale in self.spans],
         }
@@ -154,6 +158,7 @@ class Vocabulary:
             min_patients=int(content["min_patients"]),
             scales=ValueScales.from_json(content["scales"], int(content["bins"])),
             modalities=tuple(content["modalities"]),
+            implied=pair_of(*np.asarray(content["implied"], np.int64)),
             pieces=Pieces(content["pieces"]) if content["pieces"] else None,
             spans=tuple(SpanScale(**scale) for scale in content["spans"]),
         )
@@ -211,6 +216,7 @@ def fit_vocabulary(
         modalities=_behind(
             base.modalities if base else MODALITIES, counts.modalities.filter(enough)["modality"].sort()
         ),
+        implied=_fit_implied(counts, codes, base),
         pieces=pieces,
         spans=_grown_spans(base.spans if base else (), fit_spans(counts.spans, config.min_patients)),
     )
@@ -218,6 +224,23 @@ def fit_vocabulary(
 
 def _behind(known: tuple[str, ...], found: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*known, *found)))
+
+
+def pair_of(code: NDArray[Any], attribute: NDArray[Any]) -> NDArray[np.int64]:
+    """One number for ids of codes and of attributes [n]."""
+    return np.asarray(code, np.int64) * _MOST_CODES + np.asarray(attribute, np.int64)
+
+
+def _fit_implied(counts: Counts, codes: tuple[str, ...], base: Vocabulary | None) -> NDArray[np.int64]:
+    """Pairs of code and word that no training event contradicts; of codes that `base` has, those of `base`."""
+    always = counts.implied.join(counts.events, on="code", suffix="_all")
+    always = always.filter(pl.col("events") == pl.col("events_all"))
+    ids = pl.DataFrame({"name": codes, "id": np.arange(len(codes))})
+    found = always.join(ids, left_on="code", right_on="name").join(ids, left_on="attribute", right_on="name")
+    pairs = pair_of(found["id"].to_numpy(), found["id_right"].to_numpy())
+    if base:
+        pairs = np.concatenate([base.implied, pairs[found["id"].to_numpy() >= len(base.codes)]])
+    return np.sort(pairs)
 
 
 def _grown_spans(known: tuple[SpanScale, ...], found: tuple[SpanScale, ...]) -> tuple[SpanScale, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ward_events import (
+    GLUCOSE,
     NITRITE,
     REPORT,
     SODIUM,
@@ -48,7 +49,8 @@ def test_attributes_are_added_to_their_event(tmp_path: Path) -> None:
     vocabulary = fit_vocabulary(timeline, VocabularyConfig(min_patients=3))
     assert {"attribute//specimen//serum", "attribute//rate", "attribute//rate="} <= set(vocabulary.codes)
     assert not [name for name in vocabulary.codes if "dr " in name]  # a note of one patient each
-    lines = "specimen//serum\nrate=1e9 mL/h\nrate=3 stone\nnote//seen by dr 77\nnever//x\nrate=140 mmol/L"
+    numbers = "rate=1e9 mL/h\nrate=3 stone\nnote//by dr 77\nnever//x\nrate=140 mmol/L"
+    lines = f"category//laboratory\nspecimen//serum\n{numbers}"
     token, counts = read([event(1, 1, SODIUM, 140, unit="mmol/L", attributes=lines)], vocabulary)
     assert len(token["code"]) == 1  # one event, one position
     names = [vocabulary.codes[code] for code in token["bag_code"]]
@@ -56,7 +58,26 @@ def test_attributes_are_added_to_their_event(tmp_path: Path) -> None:
     assert names == ["attribute//specimen//serum", *rates, "attribute//note", "attribute", "attribute//rate="]
     # a number: how far it is from the median, at most 5; in the event's own unit: as far as the event's value
     assert token["bag_weight"].tolist() == [1, 5, 1, 1, 1, token["value"][0]]
-    assert (counts["attributes"], counts["attributes_unknown"]) == (6, 0)
+    assert (counts["attributes"], counts["attributes_unknown"], counts["attributes_implied"]) == (7, 0, 1)
+
+
+def test_what_all_events_of_a_code_have_says_nothing(tmp_path: Path) -> None:
+    rows = with_attributes(patients())
+    timeline = write_timeline(tmp_path / "timeline", rows, shards=3)
+    vocabulary = fit_vocabulary(timeline, VocabularyConfig(min_patients=3))
+
+    def beside(code: str) -> list[str]:
+        lines = "category//laboratory\nspecimen//serum"
+        token, _ = read([event(1, 1, code, attributes=lines)], vocabulary)
+        return [vocabulary.codes[name] for name in token["bag_code"]]
+
+    assert beside(SODIUM) == ["attribute//specimen//serum"]  # its category is always that of the laboratory
+    assert beside(GLUCOSE) == ["attribute//category//laboratory", "attribute//specimen//serum"]
+    assert len(beside("Observation//LOINC//9")) == 2  # read as its prefix, of which nothing is known
+    once = next(row for row in rows if row["code"] == SODIUM)
+    once["attributes"] = "specimen//serum"
+    other = fit_vocabulary(write_timeline(tmp_path / "other", rows), VocabularyConfig(min_patients=3))
+    assert vocabulary.implied.size == other.implied.size + 1
 
 
 def test_text_that_is_no_common_answer_is_read_in_pieces(tmp_path: Path) -> None:

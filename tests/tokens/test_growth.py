@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ward_events import GLUCOSE, SODIUM, event, patients, splits_of, write_timeline
+from ward_events import GLUCOSE, SODIUM, event, patients, splits_of, with_attributes, write_timeline
 
 from ehrseq.core.errors import ConfigError
 from ehrseq.tokens.store import TokenStore
 from ehrseq.tokens.tokenize import tokenize
-from ehrseq.tokens.vocabulary import Vocabulary
+from ehrseq.tokens.vocabulary import Vocabulary, pair_of
 
 NEW = "Observation//LOINC//17861-6"
 
@@ -34,6 +34,17 @@ def test_old_names_keep_their_ids_and_new_ones_come_behind(grown: tuple[Vocabula
     assert GLUCOSE in new.code_ids
     assert (new.bins, new.min_patients, new.text_pieces) == (old.bins, old.min_patients, old.text_pieces)
     assert new.pieces.content == old.pieces.content
+
+
+def test_what_codes_imply_is_kept_for_old_codes_and_learnt_for_new(tmp_path: Path) -> None:
+    rows = with_attributes(patients())
+    old = tokenize(write_timeline(tmp_path / "first", rows), tmp_path / "old", min_patients=2).out
+    later = [event(n, 6, NEW, 2.0, unit="mmol/L", attributes="category//laboratory") for n in range(1, 13)]
+    plain = write_timeline(tmp_path / "second", [*patients(), *later])
+    new = Vocabulary.load(tokenize(plain, tmp_path / "new", extend=old).out)
+    category = new.code_ids["attribute//category//laboratory"]
+    pairs = pair_of([new.code_ids[SODIUM], new.code_ids[NEW]], [category, category])
+    assert np.array_equal(new.implied, pairs)
 
 
 def test_old_scales_keep_their_numbers(grown: tuple[Vocabulary, Vocabulary]) -> None:

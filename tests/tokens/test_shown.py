@@ -20,7 +20,9 @@ def printed(page: object) -> str:
 def test_everything_is_said(tmp_path: Path) -> None:
     rows = [*with_attributes(patients()), event(3, 8, SODIUM, 139, unit="mmol/L", text_value="chest pain")]
     imaged(tmp_path / "timeline", rows)
-    tokenize(tmp_path / "timeline", tmp_path / "tokens", min_patients=3, notes="bag", timezone="Europe/Berlin")
+    tokenize(
+        tmp_path / "timeline", tmp_path / "tokens", min_patients=3, notes="bag", timezone="Europe/Berlin"
+    )
     page = show(tmp_path / "tokens", subject=3)
     text = printed(page)
     assert "tokens, clocks of Europe/Berlin" in text

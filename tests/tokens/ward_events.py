@@ -89,10 +89,16 @@ def write_timeline(
 
 
 def with_attributes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sodium with a specimen and a rate; of patient n the rate is n mL/h."""
-    told = [row for row in rows if row["code"] == SODIUM]
-    for row in told:
-        row["attributes"] = (
-            f"specimen//serum\nrate={row['subject_id']} mL/h\nnote//seen by dr {row['subject_id']}"
-        )
+    """Sodium with a category, one of two specimens, and a rate; of patient n the rate is n mL/h."""
+    for row in rows:
+        if row["code"] == SODIUM:
+            number = row["subject_id"]
+            specimen = "serum" if number % 2 else "plasma"
+            lines = [
+                "category//laboratory",
+                f"specimen//{specimen}",
+                f"rate={number} mL/h",
+                f"note//by dr {number}",
+            ]
+            row["attributes"] = "\n".join(lines)
     return rows
