@@ -14,6 +14,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ehrseq.cli_deploy import register
+from ehrseq.cli_models import models
 from ehrseq.command import Force, Json, Out, Quiet, Seed, Workers, do, fail
 from ehrseq.core.errors import EhrseqError, ExitCode
 
@@ -35,6 +37,8 @@ imports = typer.Typer(
 app.add_typer(imports, name="import")
 exports = typer.Typer(no_args_is_help=True, help="Give out: FHIR, and tables made by views.")
 app.add_typer(exports, name="export")
+app.add_typer(models, name="models")
+register(app)
 
 Source = Annotated[
     str, typer.Argument(help="A shipped source (see `mappings list`) or a folder of mappings.")
@@ -375,9 +379,9 @@ def timeline(
     """Serialize a FHIR store into one timeline per patient (a MEDS dataset)."""
 
     def work() -> Any:
-        import ehrseq
+        from ehrseq.timeline.serialize import timeline
 
-        return ehrseq.timeline(fhir, out, views=views, timezone=timezone, workers=workers)
+        return timeline(fhir, out, views=views, timezone=timezone, workers=workers)
 
     do("timeline", as_json, quiet, work)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import polars as pl
 
 from ehrseq.core.dataset import Build, Result, input_of
-from ehrseq.core.manifest import Account
+from ehrseq.core.files import sha256_file
+from ehrseq.core.manifest import Account, Input
 from ehrseq.core.progress import log
 from ehrseq.deploy.several import predict_outputs
 from ehrseq.evaluation.schema import Prediction
@@ -19,12 +20,18 @@ from ehrseq.training.config import TrainConfig
 MODEL = "transformer"
 
 
-def train_model(tokens: Path, examples: Path, out: Path, config: TrainConfig) -> Result:
+def train_model(
+    tokens: Path, examples: Path, out: Path, config: TrainConfig, *, warm: Path | None = None
+) -> Result:
     """Train one model on all tasks of the examples; a folder for `ehrseq.training.predict`.
+
+    `warm`: a model folder whose weights to start from.
 
     Raises: ModelError if a split has no labels; InterruptedRunError after SIGTERM (run again to go on).
     """
     inputs = [input_of("tokens", tokens), input_of("examples", examples)]
+    if warm is not None:
+        inputs.append(Input("start", sha256_file(warm / "weights.npz")))
     with Build(out, kind="model", config=config.to_dict(), inputs=inputs) as build:
         if not build.unchanged:
             from ehrseq.training.loop import train
@@ -33,7 +40,7 @@ def train_model(tokens: Path, examples: Path, out: Path, config: TrainConfig) ->
             for stale in out.parent.glob(f".{out.name}.training-*"):
                 if stale != work:
                     shutil.rmtree(stale)
-            train(config, tokens, examples, work)
+            train(config, tokens, examples, work, warm=warm)
             shutil.copytree(work / "model", build.folder / "model")
             shutil.copy2(work / "history.json", build.folder / "history.json")
             for path in sorted(build.folder.rglob("*")):

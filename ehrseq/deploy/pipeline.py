@@ -139,9 +139,9 @@ def run(
     """
     from ehrseq.sources.database import shown
 
-    stages, place = _Stages(Meter(), Path(out)), shown(str(data))
+    stages, place = Stages(Meter(), Path(out)), shown(str(data))
     truth = Path(data) / "truth.parquet"
-    timeline = _read(source, data, stages, validate, max_reject_fraction, seed, workers)
+    timeline = read_source(source, data, stages, validate, max_reject_fraction, seed, workers)
     return _learn(
         stages,
         timeline,
@@ -162,7 +162,7 @@ def train(config: Path, *, workers: int = 1) -> Outcome:
     """
     plan = read_plan(Path(config))
     return _learn(
-        _Stages(Meter(), plan.out),
+        Stages(Meter(), plan.out),
         plan.timeline,
         tasks=plan.tasks,
         config=plan.train,
@@ -175,19 +175,22 @@ def train(config: Path, *, workers: int = 1) -> Outcome:
 
 
 @dataclass
-class _Stages:
+class Stages:
+    """The stages of a run so far, by name, and what they cost."""
+
     meter: Meter
     out: Path
     done: dict[str, Result] = field(default_factory=dict)
 
     def add(self, name: str, result: Result) -> Path:
+        """Enter a stage's result; returns its folder."""
         self.done[name] = result
         log("stage", name=name, status=result.status, **_cost(result))
         return result.out
 
 
 def _learn(
-    stages: _Stages,
+    stages: Stages,
     timeline: Path,
     *,
     tasks: Sequence[str] | None,
@@ -208,7 +211,7 @@ def _learn(
 
     out = stages.out
     tokens = stages.add("tokens", ehrseq.tokenize(timeline, out / "tokens", workers=workers))
-    labels, skipped = _labels(stages, timeline, tasks or STANDARD_TASKS)
+    labels, skipped = label_tasks(stages, timeline, tasks or STANDARD_TASKS)
     examples = stages.add("examples", make_examples(tokens, labels, out / "examples"))
     stages.add("audit", audit(timeline, tokens, labels, examples, out / "audit", seed=seed))
     model = stages.add("model", train_model(tokens, examples, out / "model", config))
@@ -224,7 +227,7 @@ def _learn(
     return Outcome(out, stages.done, results, skipped, stages.meter.read())
 
 
-def _labels(stages: _Stages, timeline: Path, tasks: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
+def label_tasks(stages: Stages, timeline: Path, tasks: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
     """Folders of labels, and why tasks were left out. Raises: TaskError if none is left."""
     import ehrseq
 
@@ -242,10 +245,10 @@ def _labels(stages: _Stages, timeline: Path, tasks: Sequence[str]) -> tuple[list
     return labels, skipped
 
 
-def _read(
+def read_source(
     source: str | Path,
     data: str | Path,
-    stages: _Stages,
+    stages: Stages,
     validate: str,
     max_reject_fraction: float,
     seed: int,

@@ -54,12 +54,16 @@ class EventEmbedding(nnx.Module):
         self.dense = tuple(name for name, _ in inputs.dense)
 
     def __call__(self, batch: Batch) -> Array:
-        """[B, T] fields of a loader's batch -> [B, T, dim] float32."""
+        """[B, T] fields of a loader's batch -> [B, T, dim] float32.
+
+        `gate` [B, T] float32, where the batch has one, scales what an event says and not when it stands: at 0 it is a
+        bare tick of time. Attribution follows it from 0 to 1.
+        """
         value, known = finite(batch["value"])
         again, change = repeats(batch)
         shape = [known, value, value * value, jnp.tanh(3 * value), change, jnp.tanh(3 * change)]
         curve = jnp.concatenate([jnp.stack(shape, axis=-1), again], axis=-1)
-        event = (
+        said = (
             self.code[batch["code"]]
             + self.slope[batch["code"]] * value[..., None]
             + self.change[batch["code"]] * change[..., None]
@@ -67,18 +71,20 @@ class EventEmbedding(nnx.Module):
             + self.unit[batch["unit"]]
             + self.modality[batch["modality"]]
             + curve @ self.curve[...]
-            + time_features(batch) @ self.when[...]
         )
-        if "clock" in batch:
-            event += calendar_features(batch["clock"]) @ self.clock[...]
         if "bag_at" in batch:
-            event += placed(
-                self.code[batch["bag_code"]] * batch["bag_weight"][..., None], batch["bag_at"], event
+            said += placed(
+                self.code[batch["bag_code"]] * batch["bag_weight"][..., None], batch["bag_at"], said
             )
         for name in self.dense:
             if f"dense.{name}" in batch:
                 vectors = batch[f"dense.{name}"] @ getattr(self, f"dense_{name}")[...]
-                event += placed(vectors, batch[f"dense_at.{name}"], event)
+                said += placed(vectors, batch[f"dense_at.{name}"], said)
+        if "gate" in batch:
+            said = said * batch["gate"][..., None]
+        event = said + time_features(batch) @ self.when[...]
+        if "clock" in batch:
+            event += calendar_features(batch["clock"]) @ self.clock[...]
         return event * (batch["segment"] > 0)[..., None]
 
 

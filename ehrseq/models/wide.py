@@ -28,7 +28,10 @@ class WideReader(nnx.Module):
         self.recent = nnx.Param(jnp.zeros((inputs.codes, len(_FADING_HOURS), len(inputs.tasks))))
 
     def __call__(self, batch: dict[str, Array], latest: Array) -> Array:
-        """`latest` [B, K, T] bool: which events speak for which label -> logits [B, K, tasks] float32."""
+        """`latest` [B, K, T] bool: which events speak for which label -> logits [B, K, tasks] float32.
+
+        `gate`: see `EventEmbedding`.
+        """
         code = batch["code"]
         value, _ = finite(batch["value"])
         change = repeats(batch)[1]
@@ -36,7 +39,10 @@ class WideReader(nnx.Module):
             self.present[code] + self.value[code] * value[..., None] + self.change[code] * change[..., None]
         )
         elapsed = jnp.maximum(batch["label_time"][..., None] - batch["time"][:, None], 0) * _HOURS
-        logits = jnp.einsum("bkt,btn->bkn", latest.astype(jnp.float32), said)
+        weight = latest.astype(jnp.float32)
+        if "gate" in batch:
+            weight = weight * batch["gate"][:, None]
+        logits = jnp.einsum("bkt,btn->bkn", weight, said)
         for scale, hours in enumerate(_FADING_HOURS):
-            logits += jnp.einsum("bkt,btn->bkn", latest * jnp.exp(-elapsed / hours), self.recent[code, scale])
+            logits += jnp.einsum("bkt,btn->bkn", weight * jnp.exp(-elapsed / hours), self.recent[code, scale])
         return logits

@@ -98,7 +98,7 @@ def outcome_visible(labels: Sequence[Path]) -> Checked:
 
 def vocabulary_of_train(timeline: Path, tokens: Path, store: TokenStore) -> Checked:
     """Codes of the vocabulary that fewer training patients have than its own limit, but enough patients in all."""
-    if any(item.name == "vocabulary" for item in read_manifest(tokens).inputs):
+    if any(item.name in ("vocabulary", "extended") for item in read_manifest(tokens).inputs):
         return [], {"vocabulary": "made elsewhere"}
     words, least = set(store.vocabulary["codes"]), int(store.vocabulary.get("min_patients", 1))
     table = codes_of(timeline)

@@ -14,7 +14,6 @@ import polars as pl
 
 from ehrseq.core.dataset import Build, Result, input_of
 from ehrseq.core.executor import run_tasks
-from ehrseq.core.hashing import content_hash
 from ehrseq.core.manifest import Account, read_manifest
 from ehrseq.core.parquet import write_parquet
 from ehrseq.core.progress import log
@@ -72,7 +71,8 @@ def label(task: str | Path, timeline: Path, out: Path, *, workers: int = 1, forc
     """
     definition, timeline = load_task(task), Path(timeline)
     manifest = read_manifest(timeline, "timeline")
-    config = {"task": definition.name, "definition": content_hash(task_document(task).value)}
+    whole = {key: part for key, part in task_document(task).value.items() if key != "extends"}
+    config = {"task": definition.name, "definition": whole}
     with Build(
         Path(out), kind="labels", config=config, inputs=[input_of("timeline", timeline)], force=force
     ) as build:

@@ -30,7 +30,7 @@ def matching_codes(task: Task, timeline: Path) -> dict[str, list[str]]:
     """
     have = pl.read_parquet(timeline / CODES, columns=["code"])["code"].sort()
     plain = {name: one for name, one in task.predicates.items() if isinstance(one, Plain)}
-    codes = {name: _matching(one, have) for name, one in plain.items()}
+    codes = {name: matching(one, have) for name, one in plain.items()}
     missing = sorted(name for name, found in codes.items() if not found and name in task.names)
     if missing:
         log(
@@ -93,7 +93,8 @@ def nearest(predicate: Plain, have: pl.Series) -> str:
     return f" Closest: {shown}." if shown else ""
 
 
-def _matching(predicate: Plain, have: pl.Series) -> list[str]:
+def matching(predicate: Plain, have: pl.Series) -> list[str]:
+    """The codes in `have` that a predicate means."""
     if predicate.regex is not None:
         return have.filter(have.str.contains(predicate.regex)).to_list()
     return have.filter(have.is_in(list(predicate.codes))).to_list()

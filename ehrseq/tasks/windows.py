@@ -117,6 +117,29 @@ def lay_out(task: Task, moments: pl.DataFrame, rows: pl.DataFrame) -> tuple[pl.D
     return _count(rows, moments, task.windows[window], predicates, "label."), left
 
 
+def lay_out_index(task: Task, moments: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Candidates with the column `task.index`, for asking before the outcome is known.
+
+    What lies after the index is not looked at: neither the label's window and those that hang on it, nor what another
+    window holds behind the index.
+    """
+    later = {task.label[0]} if not task.index.startswith(f"{task.label[0]}.") else set()
+    for name in task.endpoints:
+        window, side = name.split(".")
+        endpoint: Endpoint = getattr(task.windows[window], side)
+        if window in later or endpoint.reference.split(".")[0] in later:
+            later.add(window)
+            continue
+        rows = _place(rows, moments, task.windows[window], side)
+        if endpoint.backward or name == task.index:
+            rows = rows.filter(pl.col(name).is_not_null())
+    for name in task.windows.keys() - later:
+        past = (pl.col(f"{name}.end") <= pl.col(task.index)).fill_null(False)
+        kept = _check(rows.filter(past), moments, task.windows[name], Counter())
+        rows = pl.concat([kept, rows.filter(~past)])
+    return rows.sort(SUBJECT, TRIGGER)
+
+
 def visible_outcomes(
     task: Task, moments: pl.DataFrame, rows: pl.DataFrame
 ) -> dict[str, tuple[int, int, int]]:

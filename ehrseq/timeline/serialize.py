@@ -6,7 +6,7 @@ number of workers, nor on what was taken over.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def timeline(
     *,
     views: Path | None = None,
     timezone: str | None = None,
+    declared: Mapping[str, Any] | None = None,
     split: Sequence[float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     workers: int = 1,
@@ -51,7 +52,8 @@ def timeline(
 
     `views` is a folder that adds to, replaces or removes shipped views and kinds (see knowable.yaml). `timezone` is
     the hospital's: dates without a time of day are meant there; by default that of the source that was mapped, else
-    UTC. `split` and `seed` decide which subjects are for
+    UTC. `declared`: when facts are knowable, where mappings say so; by default as the store says. `split` and `seed`
+    decide which subjects are for
     training, tuning and held out. Raises: TimelineError (a view or table is wrong), SchemaError (no FHIR store),
     ConfigError, DataQualityError when more than `max_reject_fraction` of the resources are rejected, StorageError,
     BusyError.
@@ -59,7 +61,7 @@ def timeline(
     fhir, views = Path(fhir), Path(views) if views else None
     meds.check_fractions(split)
     store = FhirStore.open(fhir)
-    declared = store.manifest.notes.get("knowable", {})
+    declared = store.manifest.notes.get("knowable", {}) if declared is None else declared
     timezone = timezone or str(store.manifest.notes.get("timezone", "UTC"))
     check_timezone(timezone)
     rules = {

@@ -20,11 +20,12 @@ from ehrseq.tokens.packing import Examples
 from ehrseq.training.checkpoint import Checkpoints, Journal
 from ehrseq.training.config import TrainConfig
 from ehrseq.training.interrupt import StopRequest, stop_on_sigterm
-from ehrseq.training.model_folder import TrainedModel, save_model
+from ehrseq.training.model_folder import TrainedModel, load_model, save_model
 from ehrseq.training.predict import prediction_loader, scorer
 from ehrseq.training.scores import task_scores
 from ehrseq.training.state import optimizer_of, start
 from ehrseq.training.step import make_train_step, on_device
+from ehrseq.training.warm import grown
 
 if TYPE_CHECKING:
     from ehrseq.tokens.store import TokenStore
@@ -42,8 +43,12 @@ class TrainResult:
     seconds: float
 
 
-def train(config: TrainConfig, store_path: Path, examples_path: Path, out: Path) -> TrainResult:
+def train(
+    config: TrainConfig, store_path: Path, examples_path: Path, out: Path, *, warm: Path | None = None
+) -> TrainResult:
     """Train on a token store and its examples; write `out/model`, `out/checkpoints`, `out/history.json`.
+
+    `warm`: a model folder whose weights to start from, where they mean the same (see `warm.grown`).
 
     Goes on from the last checkpoint in `out`. SIGTERM checkpoints and raises InterruptedRunError (exit code 75).
 
@@ -51,14 +56,22 @@ def train(config: TrainConfig, store_path: Path, examples_path: Path, out: Path)
     """
     from ehrseq.tokens.store import TokenStore
 
-    return fit(config, TokenStore.open(store_path), Examples.load(examples_path), out)
+    older = load_model(warm) if warm is not None else None
+    return fit(config, TokenStore.open(store_path), Examples.load(examples_path), out, warm=older)
 
 
-def fit(config: TrainConfig, store: "TokenStore", examples: Examples, out: Path) -> TrainResult:
+def fit(
+    config: TrainConfig,
+    store: "TokenStore",
+    examples: Examples,
+    out: Path,
+    *,
+    warm: TrainedModel | None = None,
+) -> TrainResult:
     """`train` on an open store and loaded examples."""
     meter = Meter()
     with stop_on_sigterm() as stop:
-        run = _Run(config, store, examples, out)
+        run = _Run(config, store, examples, out, warm)
         try:
             status = "unchanged" if run.journal.finished else "done"
             while not run.journal.finished:
@@ -79,8 +92,15 @@ def fit(config: TrainConfig, store: "TokenStore", examples: Examples, out: Path)
 class _Run:
     """One run: compiled functions, loaders, state and journal."""
 
-    def __init__(self, config: TrainConfig, store: "TokenStore", examples: Examples, out: Path) -> None:
-        self.config, self.store, self.examples, self.out = config, store, examples, out
+    def __init__(
+        self,
+        config: TrainConfig,
+        store: "TokenStore",
+        examples: Examples,
+        out: Path,
+        warm: TrainedModel | None,
+    ) -> None:
+        self.config, self.store, self.examples, self.out, self.warm = config, store, examples, out, warm
         self.inputs = Inputs.of(store.vocabulary, tuple(examples.outputs.tolist()))
         train_rows, self.tuning_rows = _labelled(examples, "train"), _labelled(examples, "tuning")
         self.loader = _train_loader(config, store, examples, train_rows)
@@ -93,6 +113,8 @@ class _Run:
         self.scorer = scorer(config, self.inputs)
         initial = parameters(build(config.model, self.inputs, config.seed))
         initial["heads.bias"] = _prior(examples, train_rows)
+        if warm is not None:
+            initial = grown(warm.parameters, initial, old_tasks=warm.inputs.tasks, tasks=self.inputs.tasks)
         self.state = start(initial, optimizer, len(self.inputs.tasks), config.seed)
         self.best: Parameters = self.state.average
         self.journal = Journal(self.loader.state)
@@ -108,6 +130,7 @@ class _Run:
             "vocabulary": self.store.vocabulary_sha256,
             "labels": _examples_hash(self.examples),
             "configuration": _flat(self.config.to_dict()),
+            **({"start": _parameters_hash(self.warm.parameters)} if self.warm else {}),
         }
 
     def _resume(self) -> None:
@@ -241,6 +264,13 @@ def _examples_hash(examples: Examples) -> str:
         array = np.ascontiguousarray(values)
         digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
         digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _parameters_hash(values: Parameters) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(values):
+        digest.update(f"{name}{values[name].shape}".encode() + np.asarray(values[name]).tobytes())
     return digest.hexdigest()
 
 

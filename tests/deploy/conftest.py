@@ -10,6 +10,7 @@ from tiny_run import NOBODY_DIES_TWICE, TASKS, TINY
 
 from ehrseq.deploy.generated import hospital
 from ehrseq.deploy.pipeline import Outcome, run
+from ehrseq.deploy.registry import add
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +40,12 @@ def whole(shared: Path) -> Outcome:
         never.write_text(NOBODY_DIES_TWICE)
         data = hospital(shared / "hospital", patients=150, seed=0)
         return run("mimic_iv", data, shared / "run", tasks=[*TASKS, str(never)], config=TINY)
+
+
+@pytest.fixture(scope="session")
+def registered(whole: Outcome, shared: Path) -> Path:
+    """A folder of models in which the whole run's model is the champion of `tiny`. Not to be changed."""
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        add(whole.out, "tiny", models=shared / "models")
+        return shared / "models"
