@@ -29,6 +29,7 @@ from ehrseq.timeline.events import (
     UNREADABLE,
     Made,
     make_events,
+    with_instants,
 )
 from ehrseq.timeline.knowable import Kind, Knowledge, knowledge_of
 from ehrseq.timeline.reads import elements_read
@@ -184,6 +185,7 @@ class _Maker:
         whose = pl.col(subjects.columns[-1])
         subjects = subjects.select("subject", subject_id=subject_id(whose))
         rows = rows.join(subjects, on="subject", how="left", maintain_order="left")
+        rows = with_instants(rows, self.knowledge.dates_of(view), self.task.timezone)
         return rows.with_columns(resource_type=pl.lit(definition.resource)), plan.reads
 
     def made(self, kind: Kind, rows: pl.DataFrame) -> Made:
@@ -216,7 +218,8 @@ class _Maker:
             reads = self.knowledge.reads(definition.resource)
             frame = scan(self.task.fhir, definition.resource, [self.task.bucket, SHARED], reads)
             found = plan_view(definition, frame).frame.collect()
-            self.looked_up[view] = found.unique("resource_id", keep="first", maintain_order=True)
+            found = found.unique("resource_id", keep="first", maintain_order=True)
+            self.looked_up[view] = with_instants(found, self.knowledge.dates_of(view), self.task.timezone)
         return self.looked_up[view]
 
     def note_joined(self, view: str, keys: pl.Series) -> None:

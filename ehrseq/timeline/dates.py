@@ -46,6 +46,20 @@ def latest(text: pl.Expr, timezone: str = "UTC") -> pl.Expr:
     return pl.coalesce(_clock(text, timezone), *partial)
 
 
+def edges(texts: pl.Series, timezone: str = "UTC") -> tuple[pl.Series, pl.Series]:
+    """`earliest` and `latest` of a column; one attempt where every text has a time of day and an offset.
+
+    >>> [edge.to_list() for edge in edges(pl.Series(["2180-05-06T22:23:00Z"]))]
+    [[datetime.datetime(2180, 5, 6, 22, 23)], [datetime.datetime(2180, 5, 6, 22, 23)]]
+    """
+    exact = _with_offset(texts).dt.replace_time_zone(None)
+    if exact.null_count() == texts.null_count():
+        return exact, exact
+    text = pl.col(texts.name)
+    both = texts.to_frame().select(earliest=earliest(text, timezone), latest=latest(text, timezone))
+    return both["earliest"], both["latest"]
+
+
 def has_clock(text: pl.Expr) -> pl.Expr:
     """Whether the text has a time of day. Null where the text is null."""
     return text.str.len_bytes() > 10
@@ -62,11 +76,15 @@ def check_timezone(name: str) -> None:
 
 
 def _clock(text: pl.Expr, timezone: str) -> pl.Expr:
-    with_offset = text.str.to_datetime(_OFFSET_FORMAT, strict=False, time_unit="us", time_zone="UTC")
+    with_offset = _with_offset(text)
     # masked by length: a text with an offset has at least 20 letters, and never costs a second attempt
     bare = pl.when(text.str.contains(r"T[^Z+\-]*$")).then(text)
     without = bare.str.to_datetime(_LOCAL_FORMAT, strict=False, time_unit="us")
     return pl.coalesce(with_offset.dt.replace_time_zone(None), _local(without, timezone, "latest"))
+
+
+def _with_offset[T: (pl.Expr, pl.Series)](text: T) -> T:
+    return text.str.to_datetime(_OFFSET_FORMAT, strict=False, time_unit="us", time_zone="UTC")
 
 
 def _midnight(text: pl.Expr, length: int, rest: str) -> pl.Expr:

@@ -1,6 +1,6 @@
 """Rows of a view → events of one kind: a code, a knowable time, values; and for rows that give none, the reason."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -8,19 +8,20 @@ import polars as pl
 from ehrseq.timeline import dates
 from ehrseq.timeline.attributes import attributes_of
 from ehrseq.timeline.concepts import PARENTS, Concepts, parents, with_codes
-from ehrseq.timeline.knowable import Kind, Source
+from ehrseq.timeline.knowable import UPDATED, Kind, Source
 from ehrseq.timeline.schema import Event
 
 NO_PATIENT, NO_CODE, NO_DATE = "no patient", "no code", "no date"
 UNREADABLE, NOT_YET, RETRACTED = "unreadable date", "not knowable yet", "retracted before it was known"
 REASONS = (NO_PATIENT, NO_CODE, UNREADABLE, NO_DATE, NOT_YET, RETRACTED)
-WITHDRAWN, UPDATED = (
-    "was_retracted",
-    "updated",
-)  # columns of views: whether it turned out to be wrong, and when
+WITHDRAWN = "was_retracted"  # column of a view: whether its resource turned out to be wrong, at `updated`
 
 # beside the columns of Event while events are made and sorted
 RANK, ORDER, SOURCE, DESCRIPTION = "_rank", "_order", "_source", "_description"
+EARLIEST, LATEST = (
+    "@earliest",
+    "@latest",
+)  # behind the name of a column of dates: the instants that it may mean
 MAPPING = "_mapping"  # of a row, where a mapping has rules of its own
 
 MADE = pl.Schema({
@@ -71,11 +72,11 @@ def make_events(
         frame = frame.join(
             other, left_on=key, right_on=f"{view}.resource_id", how="left", maintain_order="left"
         )
-    frame = with_codes(frame, kind, concepts)
+    frame = with_codes(with_instants(frame, kind.dates, timezone), kind, concepts)
     named, about = pl.col(Event.code).is_not_null(), pl.col(Event.subject_id).is_not_null()
     missed = [_missed(frame, ~about, NO_PATIENT), _missed(frame, about & ~named, NO_CODE)]
     coded = frame.filter(named & about)
-    clock = _Clock(coded.schema, timezone)
+    clock = _Clock(coded.schema)
     timed = coded.lazy().with_columns(*clock.times(kind)).collect()
     if kind.when != WITHDRAWN and WITHDRAWN in coded.columns and coded[WITHDRAWN].any():
         seen = ~pl.col(WITHDRAWN) | (pl.col(Event.time) < clock.latest([UPDATED]))
@@ -92,6 +93,25 @@ def make_events(
     return Made(events, pl.concat(missed), parents(known, kind, concepts))
 
 
+def with_instants(frame: pl.DataFrame, columns: Iterable[str], timezone: str) -> pl.DataFrame:
+    """Add the earliest and latest instants that these columns of dates may mean, where they are not there already."""
+    made = []
+    for column in columns:
+        if column in frame.columns and column + LATEST not in frame.columns:
+            earliest, latest = dates.edges(frame[column].cast(pl.String), timezone)
+            made += [earliest.alias(column + EARLIEST), latest.alias(column + LATEST)]
+    return frame.with_columns(made)
+
+
+def _read(columns: Sequence[str], edge: str) -> pl.Expr:
+    """The instant of the first column that has a text; null if that is unreadable, whatever the others say."""
+    *others, last = columns
+    read = pl.col(last + edge)
+    for column in reversed(others):
+        read = pl.when(pl.col(column).is_not_null()).then(pl.col(column + edge)).otherwise(read)
+    return read
+
+
 def _missed(frame: pl.DataFrame, when: pl.Expr, reason: str) -> pl.DataFrame:
     return frame.lazy().filter(when).select("resource_id", reason=pl.lit(reason)).collect()
 
@@ -101,13 +121,12 @@ class _Clock:
     """Reads times from the date columns of one frame."""
 
     schema: pl.Schema
-    timezone: str
 
     def latest(self, columns: Sequence[str]) -> pl.Expr:
-        return dates.latest(_first(columns), self.timezone)
+        return _read(columns, LATEST)
 
     def earliest(self, columns: Sequence[str]) -> pl.Expr:
-        return dates.earliest(_first(columns), self.timezone)
+        return _read(columns, EARLIEST)
 
     def times(self, kind: Kind) -> tuple[pl.Expr, pl.Expr]:
         """`time`, and which of the kind's sources it is from: both null where no source has a time."""

@@ -40,6 +40,7 @@ _KEYS = {
     ),
     *("end_time", "value", "unit", "text", "elapsed", "note", "attributes", "encounter"),
 }
+UPDATED = "updated"  # column of a view: when its resource was last changed
 _SOURCE_KEYS = {"from", "latest", "edge", "clock", "unless", "after", "guarantee"}
 _DURATION = re.compile(r"^\d+(us|ms|s|m|h|d|w)$")
 
@@ -91,6 +92,12 @@ class Kind:
     encounter: tuple[str, ...]
     overrides: tuple[tuple[str, tuple[Source, ...]], ...] = ()  # by the mapping that made the resource
 
+    @cached_property
+    def dates(self) -> frozenset[str]:
+        """Columns that are read as dates, those of joined views as VIEW.column."""
+        timed = {column for source in self.sources for part in source.parts for column in part}
+        return frozenset(timed.union(self.clinical_time, self.end_time, self.elapsed or (), (UPDATED,)))
+
     @property
     def sources(self) -> tuple[Source, ...]:
         """All ways to know its time: the table's, then those of mappings. Empty if it is static."""
@@ -124,6 +131,16 @@ class Knowledge:
     def reads(self, resource: str) -> frozenset[str]:
         """Paths of the elements that views of a resource type look at."""
         return self._reads.get(resource, frozenset(("id",)))
+
+    def dates_of(self, view: str) -> set[str]:
+        """Columns of a view that some kind reads as dates, also where it is joined."""
+        own = {column for kind in self.kinds if kind.view == view for column in kind.dates}
+        return own | {
+            column.removeprefix(f"{view}.")
+            for kind in self.kinds
+            for column in kind.dates
+            if column.startswith(f"{view}.")
+        }
 
     def views_of(self, resource: str) -> list[str]:
         """Names of all views of a resource type, those that only serve joins among them."""
