@@ -17,6 +17,7 @@ UPSTREAM: dict[str, set[str]] = {
     "sources": {"core", "fhir"},
     "mapping": {"core", "sources", "fhir"},
     "timeline": {"core", "fhir"},
+    "adapters": {"core", "fhir", "sources", "timeline"},
     "tokens": {"core", "timeline"},
     "tasks": {"core", "timeline", "tokens"},
     "models": {"core", "tokens"},

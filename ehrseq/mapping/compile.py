@@ -14,6 +14,7 @@ import polars as pl
 from ehrseq.fhir import elements, ucum
 from ehrseq.fhir.dtypes import pruned_dtype
 from ehrseq.fhir.ids import resource_id
+from ehrseq.mapping.lists import list_of
 from ehrseq.mapping.results import PARTIAL_DATE, Reader, partial_date
 from ehrseq.mapping.rows import dtype_in, row_schema
 from ehrseq.mapping.specification import (
@@ -281,11 +282,10 @@ class _Compiler:
         assert isinstance(dtype, pl.List)
         inner = _dtype(dtype.inner)
         built = [self._node(item, inner, type_name, path) for item in items]
-        together = pl.concat_list([item.expression.cast(inner) for item in built])
+        parts = [item.expression.cast(inner) for item in built]
+        together = list_of(parts, inner) if len(built) > 1 else pl.concat_list(parts)
         always = any(not item.leaves for item in built)
         leaves = () if always else tuple(name for item in built for name in item.leaves)
-        if len(built) > 1:
-            together = together.list.drop_nulls()
         return _wrap(together, leaves)
 
     def _reference(self, node: Reference, dtype: pl.DataType, path: str) -> _Built:

@@ -8,7 +8,11 @@ import polars as pl
 
 from ehrseq.sources.declaration import Table
 
-_READERS = {"ccda": "ehrseq.sources.ccda", "hl7v2": "ehrseq.sources.hl7v2"}
+_READERS = {
+    "ccda": "ehrseq.sources.ccda",
+    "hl7v2": "ehrseq.sources.hl7v2",
+    "vcf": "ehrseq.adapters.genomics.tables",  # adapters are found by name: nothing up-stream of them imports them
+}
 
 
 def format_files(data: Path, form: str) -> list[Path]:

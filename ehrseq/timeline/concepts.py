@@ -36,6 +36,8 @@ def with_codes(frame: pl.DataFrame, kind: Kind, concepts: Concepts) -> pl.DataFr
     """Add `code` (null: nothing to name the fact by) and `_description`."""
     if kind.code is not None:
         return frame.with_columns(code=pl.lit(kind.code), _description=pl.lit(None, dtype=pl.String))
+    if kind.parts:
+        return frame.with_columns(code=_of_parts(kind), _description=pl.lit(None, dtype=pl.String))
     if kind.all_codings:
         frame = _one_row_a_coding(frame, kind)
     labels = [
@@ -62,6 +64,13 @@ def with_codes(frame: pl.DataFrame, kind: Kind, concepts: Concepts) -> pl.DataFr
         pl.when(description != "").then(description).alias("_description"),
     )
     return made.drop(label.name for label in labels).collect()
+
+
+def _of_parts(kind: Kind) -> pl.Expr:
+    """`prefix//part//part`; null if the first part is empty."""
+    first, *rest = [pl.coalesce(part) for part in kind.parts]
+    named = pl.concat_str(pl.lit(kind.prefix), first, *rest, separator="//", ignore_nulls=True)
+    return pl.when(first.is_not_null()).then(named)
 
 
 def parents(events: pl.DataFrame, kind: Kind, concepts: Concepts) -> pl.DataFrame:

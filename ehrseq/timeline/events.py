@@ -203,7 +203,7 @@ def _columns(kind: Kind, clock: _Clock, order: tuple[int, int], attributes: pl.E
         ),
         pl.col(Event.resource_type),
         pl.col(Event.resource_id),
-        pl.when(note.is_not_null()).then(pl.lit("note")).otherwise(pl.lit("record")).alias(Event.modality),
+        pl.when(note.is_not_null()).then(pl.lit("note")).otherwise(pl.lit(kind.modality)).alias(Event.modality),
         pl.lit(None, dtype=pl.String).alias(Event.span_array),
         pl.lit(None, dtype=pl.Int64).alias(Event.span_start),
         pl.lit(None, dtype=pl.Int32).alias(Event.span_length),

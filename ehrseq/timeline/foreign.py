@@ -101,7 +101,7 @@ def _as_events(frame: pl.DataFrame, file: ForeignFile, before: int) -> pl.DataFr
         pl.exclude(Event.resource_type, Event.resource_id, Event.modality),
         pl.col(Event.resource_type).fill_null("MEDS"),
         pl.col(Event.resource_id).fill_null(place),
-        pl.when(pl.col(Event.modality).is_in(["record", "note"]))
+        pl.when(pl.col(Event.modality).is_in(["record", "note", "genome"]))
         .then(Event.modality)
         .otherwise(pl.when(prose).then(pl.lit("note")).otherwise(pl.lit("record")))
         .alias(Event.modality),

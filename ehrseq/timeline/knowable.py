@@ -34,6 +34,8 @@ _KEYS = {
         "concept",
         "answer",
         "otherwise",
+        "parts",
+        "modality",
         "codings",
         "time",
         "clinical_time",
@@ -78,6 +80,8 @@ class Kind:
     prefix: str
     concept: tuple[str, ...]
     answer: tuple[str, ...]
+    parts: tuple[tuple[str, ...], ...]  # further parts of the code, each the first of some columns
+    modality: str
     bare: bool  # without a concept the code is the prefix alone
     all_codings: bool
     time: tuple[Source, ...] | None  # None: static
@@ -240,7 +244,7 @@ class _Reader:
         columns = self.columns_of(view, joins)
         if ("code" in found) == ("prefix" in found):
             raise self.fault((), "needs either `code` or `prefix`.")
-        if "prefix" in found and not ({"concept", "otherwise"} & set(found)):
+        if "prefix" in found and not ({"concept", "otherwise", "parts"} & set(found)):
             raise self.fault(
                 (), "has a `prefix` and no `concept`: say `otherwise: prefix` if it is the whole code."
             )
@@ -265,6 +269,8 @@ class _Reader:
             prefix=str(found.get("prefix", "")),
             concept=self.stems("concept", found.get("concept", []), columns),
             answer=self.stems("answer", found.get("answer", []), columns),
+            parts=tuple(self.columns("parts", part, columns) for part in found.get("parts", [])),
+            modality=str(found.get("modality", "record")),
             bare=self.word(("otherwise",), found.get("otherwise", "none"), ("none", "prefix")) == "prefix",
             all_codings=self.word(("codings",), found.get("codings", "first"), ("first", "all")) == "all",
             time=self.time(found.get("time"), columns),

@@ -1,0 +1,1 @@
+"""Genomes: variants, scores, expression and wearables as tables; association and sequence models in JAX."""
