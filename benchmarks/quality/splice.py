@@ -32,19 +32,25 @@ def main() -> None:
     chosen = parser.parse_args()
     table = pl.read_csv(chosen.data)
     sequences = table["sequence"].str.strip_chars()
-    labels = table["label"].str.strip_chars().replace_strict(CLASSES, range(3), return_dtype=pl.Int32).to_numpy()
+    labels = (
+        table["label"].str.strip_chars().replace_strict(CLASSES, range(3), return_dtype=pl.Int32).to_numpy()
+    )
     groups = sequences.rank("dense").to_numpy()
     bases = encode(sequences.to_list())
     splits = {
         "random": StratifiedKFold(10, shuffle=True, random_state=chosen.seed).split(bases, labels),
-        "grouped": StratifiedGroupKFold(10, shuffle=True, random_state=chosen.seed).split(bases, labels, groups),
+        "grouped": StratifiedGroupKFold(10, shuffle=True, random_state=chosen.seed).split(
+            bases, labels, groups
+        ),
     }
     for name, folds in splits.items():
         if chosen.only in (None, name):
             measure(name, list(folds)[: chosen.folds], bases, labels, chosen)
 
 
-def measure(name: str, folds: list, bases: np.ndarray, labels: np.ndarray, chosen: argparse.Namespace) -> None:
+def measure(
+    name: str, folds: list, bases: np.ndarray, labels: np.ndarray, chosen: argparse.Namespace
+) -> None:
     """Train and score on each fold, and print the accuracy over all of them."""
     right: dict[str, list[bool]] = {"network": [], "svm": []}
     start = time.process_time()

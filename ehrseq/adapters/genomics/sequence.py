@@ -125,7 +125,9 @@ def fit(bases: np.ndarray, labels: np.ndarray, config: SequenceConfig, seed: int
     rng = np.random.default_rng(seed)
     x, y = jnp.asarray(bases), jnp.asarray(labels)
     for _ in range(config.epochs):
-        order = rng.permutation(len(bases))[: steps * config.batch] if steps > 1 else rng.permutation(len(bases))
+        order = (
+            rng.permutation(len(bases))[: steps * config.batch] if steps > 1 else rng.permutation(len(bases))
+        )
         turned = rng.random(len(order)) < (0.5 if config.both_strands else 0.0)
         for at in range(0, len(order), config.batch):
             pick = order[at : at + config.batch]
@@ -152,7 +154,9 @@ def _logits(network: SequenceNetwork, bases: Array) -> Array:
 
 def predict(networks: Sequence[SequenceNetwork], bases: np.ndarray) -> np.ndarray:
     """Probabilities [N, outputs] float32: the mean of several networks."""
-    return np.asarray(sum(jax.nn.softmax(_logits(network, jnp.asarray(bases))) for network in networks)) / len(networks)
+    return np.asarray(
+        sum(jax.nn.softmax(_logits(network, jnp.asarray(bases))) for network in networks)
+    ) / len(networks)
 
 
 def effect(networks: Sequence[SequenceNetwork], reference: np.ndarray, alternate: np.ndarray) -> np.ndarray:

@@ -117,7 +117,9 @@ def _header(lines: list[str], heading: str, name: str) -> Header:
         )
     samples = tuple(columns[9:])
     if len(set(samples)) < len(samples) or "" in samples:
-        raise VcfError("header", f"{name}: a sample stands twice in the heading, or has no name. Correct the heading.")
+        raise VcfError(
+            "header", f"{name}: a sample stands twice in the heading, or has no name. Correct the heading."
+        )
     contigs = {
         found[1]: int(length[1])
         for line in lines
