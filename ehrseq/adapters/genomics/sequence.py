@@ -1,4 +1,4 @@
-"""Sequences of bases as tensors, and a network of dilated convolutions over them: splice sites, motifs, effects of variants.
+"""Bases as tensors, and a network of dilated convolutions over them: splice sites, motifs, effects of variants.
 
 Source: Jaganathan et al. 2019, Cell 176 (SpliceAI), residual blocks of dilated convolutions; Avsec et al. 2021.
 """
@@ -67,7 +67,7 @@ def kmers(tensor: np.ndarray, k: int) -> np.ndarray:
 class SequenceConfig:
     """Sizes and training of a `SequenceNetwork`.
 
-    `positional`: the head sees where a feature stands (splice sites in the middle), else only whether (motifs anywhere).
+    `positional`: the head sees where a feature stands (splice sites, in the middle), else only whether it is there.
     `both_strands`: a sequence and its other strand mean the same, in training (as augmentation) and in prediction.
     """
 
@@ -86,7 +86,7 @@ class SequenceConfig:
 
 
 class SequenceNetwork(nnx.Module):
-    """Bases [B, L, 4] -> logits [B, outputs]: a convolution (the motifs), residual dilated blocks, and a linear head."""
+    """Bases [B, L, 4] -> logits [B, outputs]: a convolution (the motifs), residual dilated blocks, a linear head."""
 
     def __init__(self, config: SequenceConfig, length: int, rngs: nnx.Rngs) -> None:
         width = config.width
