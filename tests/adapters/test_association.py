@@ -10,7 +10,10 @@ from ehrseq.adapters.genomics.association import (
     lambda_gc,
     principal_components,
 )
-from ehrseq.core.errors import ModelError, ShapeError
+from ehrseq.adapters.genomics.gwas_figures import manhattan_plot, quantile_plot
+from ehrseq.adapters.genomics.plink import read_plink
+from ehrseq.adapters.genomics.ridge import leave_one_out
+from ehrseq.core.errors import ModelError, ShapeError, SourceError
 
 RNG = np.random.default_rng(3)
 SAMPLES = 120
@@ -116,3 +119,60 @@ def test_components_find_two_populations_and_take_away_their_inflation():
     assert abs(np.corrcoef(parts[:, 0], groups)[0, 1]) > 0.95
     assert lambda_gc(associate(many, trait, np.empty((SAMPLES, 0)), binary=False).chi2) > 3
     assert lambda_gc(associate(many, trait, parts, binary=False).chi2) < 1.5
+
+
+def test_predictions_leave_their_own_chromosome_out():
+    many = RNG.binomial(2, 0.4, (60, SAMPLES)).astype(float)
+    chromosomes = np.repeat(["1", "2", "3"], 20)
+    trait = (many[:20].sum(axis=0) + RNG.normal(size=SAMPLES))[:, None]  # all of it from chromosome 1
+    offsets = leave_one_out(many, chromosomes, trait, np.empty((SAMPLES, 0)), block=10)
+    fits = {name: abs(np.corrcoef(offsets[name][:, 0], trait[:, 0])[0, 1]) for name in "123"}
+    assert fits["2"] > 0.6
+    assert fits["3"] > 0.6
+    assert fits["1"] < 0.3
+    plain, with_offset = (
+        associate(many[20:], trait, np.empty((SAMPLES, 0)), binary=False, offsets=offset)
+        for offset in (None, offsets["2"])
+    )
+    assert np.isfinite(with_offset.chi2).all()
+    assert not np.allclose(plain.chi2, with_offset.chi2)
+
+
+def test_one_chromosome_leaves_nothing_over():
+    found = leave_one_out(GENOTYPES, np.repeat("1", 30), AMOUNT[:, None], COVARIATES)
+    assert not found["1"].any()
+
+
+def test_figures_are_written(tmp_path):
+    found = associate(GENOTYPES, AMOUNT[:, None], COVARIATES, binary=False)
+    chi2, log10p = found.chi2[:, 0], found.log10p[:, 0]
+    quantile_plot(chi2, log10p, tmp_path / "qq.png", "trait")
+    manhattan_plot(
+        np.repeat(["1", "2"], 15), np.tile(np.arange(15.0), 2), log10p, tmp_path / "m.png", "trait"
+    )
+    assert all((tmp_path / name).stat().st_size > 5_000 for name in ("qq.png", "m.png"))
+
+
+def test_plink_files_give_what_was_packed(tmp_path):
+    counts = np.array([[0, 1, 2, -1, 0], [2, 2, 1, 0, -1]], np.int8)
+    codes = {2: 0, -1: 1, 1: 2, 0: 3}
+    packed = bytearray(b"\x6c\x1b\x01")
+    for row in counts:
+        padded = [codes[int(count)] for count in row] + [0] * 3
+        packed += bytes(sum(code << (2 * k) for k, code in enumerate(padded[at : at + 4])) for at in (0, 4))
+    (tmp_path / "a.bed").write_bytes(packed)
+    (tmp_path / "a.bim").write_text("1 rs1 0 10 A G\n23\trs2\t0\t20\tT\tC\n")
+    (tmp_path / "a.fam").write_text("".join(f"f s{n} 0 0 1 -9\n" for n in range(5)))
+    panel = read_plink(tmp_path / "a.bed")
+    assert panel.counts.tolist() == counts.tolist()
+    assert panel.variants["position"].to_list() == [10, 20]
+    (tmp_path / "a.fam").write_text("f s0 0 0 1 -9\n")
+    with pytest.raises(SourceError, match="no PLINK 1 file of 2 variants and 1 samples"):
+        read_plink(tmp_path / "a.bed")
+
+
+def test_bed_and_pgen_of_regenie_are_the_same(data_dir):
+    folder = data_dir / "genomics" / "regenie-example"
+    bed, pgen = read_plink(folder / "example.bed"), read_plink(folder / "example.pgen")
+    assert bed.counts.shape == (1000, 500)
+    assert (bed.counts == pgen.counts).all()

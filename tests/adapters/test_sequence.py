@@ -18,7 +18,7 @@ from ehrseq.core.errors import ShapeError
 
 MOTIF = "TGACTCAT"
 CONFIG = SequenceConfig(
-    outputs=2, width=16, dilations=(1,), positional=False, both_strands=True, epochs=12, dropout=0.1
+    outputs=2, width=16, dilations=(), positional=False, both_strands=True, epochs=12, dropout=0.1
 )
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from scipy.special import log_ndtr  # type: ignore[import-untyped]
 
 from ehrseq.core.errors import ModelError, ShapeError
 
@@ -62,9 +63,9 @@ def associate(
     _check(genotypes, traits, covariates, offsets)
     with jax.enable_x64(True):
         there = ~np.isnan(traits)
-        filled = np.where(there, traits, 0.0)
-        basis = _basis(covariates)
-        known = (jnp.array(filled), jnp.array(there, jnp.float64), basis, jnp.array(offsets))
+        outcomes = np.where(there, traits, 0.0)
+        basis = basis_of(covariates)
+        known = (jnp.array(outcomes), jnp.array(there, jnp.float64), basis, jnp.array(offsets))
         null = _null_logistic(*known) if binary else _null_linear(*known)
         penalised = null[0]
         if binary:
@@ -73,7 +74,7 @@ def associate(
         parts = [
             _tested(
                 genotypes[at : at + _AT_ONCE],
-                filled,
+                outcomes,
                 there,
                 basis,
                 null,
@@ -114,7 +115,7 @@ def _check_null(fitted: np.ndarray, there: np.ndarray) -> None:
         )
 
 
-def _basis(covariates: np.ndarray) -> Array:
+def basis_of(covariates: np.ndarray) -> Array:
     """Orthonormal columns [samples, covariates + 1] that span the covariates and the intercept."""
     whole = np.column_stack([np.ones(len(covariates)), covariates])
     scale = np.linalg.norm(whole, axis=0)
@@ -126,7 +127,7 @@ def _tested(
     genotypes: np.ndarray, traits: np.ndarray, there: np.ndarray, basis: Array, null: tuple[Array, ...],
     penalised: Array, firth_below: float,
 ) -> tuple[np.ndarray, ...]:  # fmt: skip
-    dosages = _filled(genotypes)
+    dosages = filled(genotypes)
     found = _score(jnp.array(dosages), jnp.array(traits), jnp.array(there, jnp.float64), basis, *null)
     beta, error, chi2, varies = (np.array(part) for part in found)
     note = np.where(varies, TESTED, MONOMORPHIC).astype(np.uint8)
@@ -151,7 +152,7 @@ def _tested(
     return beta, error, chi2, _log10p(chi2), note, again
 
 
-def _filled(genotypes: np.ndarray) -> np.ndarray:
+def filled(genotypes: np.ndarray) -> np.ndarray:
     """Float64, the missing as the mean of their variant."""
     dosages = genotypes.astype(np.float64)
     dosages[dosages < 0] = np.nan
@@ -162,8 +163,6 @@ def _filled(genotypes: np.ndarray) -> np.ndarray:
 
 def _log10p(chi2: np.ndarray) -> np.ndarray:
     """-log10 of the upper tail of chi square with one degree of freedom, exact far beyond the smallest float."""
-    from scipy.special import log_ndtr
-
     return np.asarray(-(log_ndtr(-np.sqrt(chi2)) + np.log(2)) / np.log(10))
 
 
@@ -222,7 +221,7 @@ def _score(
         """Of each variant's information, what the covariates have already."""
         gram = basis.T @ (weight[:, None] * basis)
         shared = dosages @ (weight[:, None] * basis)  # [variants, covariates]
-        return (shared * jnp.linalg.solve(gram, shared.T).T).sum(axis=1)
+        return jnp.sum(shared * jnp.linalg.solve(gram, shared.T).T, axis=1)
 
     information = own - jax.vmap(explained, in_axes=1, out_axes=1)(weights)
     varies = information > 1e-9 * jnp.maximum(own, 1.0)
@@ -252,8 +251,8 @@ def firth(
         def likelihood(beta: Array) -> Array:
             line = offset + beta * rest
             p = jax.nn.sigmoid(line)
-            ordinary = (mask * (trait * line - jax.nn.softplus(line))).sum()
-            return ordinary + 0.5 * jnp.log((mask * p * (1 - p) * rest**2).sum())
+            ordinary = jnp.sum(mask * (trait * line - jax.nn.softplus(line)))
+            return ordinary + 0.5 * jnp.log(jnp.sum(mask * p * (1 - p) * rest**2))
 
         def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             beta, _, count = state
@@ -284,7 +283,7 @@ def principal_components(genotypes: np.ndarray, count: int) -> np.ndarray:
     Variants are centred and scaled by their binomial deviation; those that do not vary are left out.
     Source: Patterson, Price, Reich 2006.
     """
-    dosages = _filled(genotypes)
+    dosages = filled(genotypes)
     share = dosages.mean(axis=1, keepdims=True) / 2
     scale = np.sqrt(2 * share * (1 - share))
     kept = scale[:, 0] > 1e-6

@@ -102,16 +102,15 @@ def zygosity() -> pl.Expr:
     Of the mitochondrion it is the share of reads: homoplasmic from 0.99 on (as vcf2fhir has it).
     """
     one, share = pl.col("ploidy") == 1, pl.col("share")
-    of_reads = pl.when(share > 0.99).then(pl.lit("homoplasmic"))
-    of_reads = of_reads.when(share.is_not_null()).then(pl.lit("heteroplasmic"))
+    of_reads = (
+        pl.when(share > 0.99)
+        .then(pl.lit("homoplasmic"))
+        .when(share.is_not_null())
+        .then(pl.lit("heteroplasmic"))
+    )
     return (
         pl.when((pl.col("chromosome") == "MT") & one)
-        .then(
-            pl.when(share > 0.99)
-            .then(pl.lit("homoplasmic"))
-            .when(share.is_not_null())
-            .then(pl.lit("heteroplasmic"))
-        )
+        .then(of_reads)
         .when(pl.col("unknown") > 0)
         .then(None)
         .when(one)

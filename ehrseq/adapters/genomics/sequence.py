@@ -78,7 +78,7 @@ class SequenceConfig:
     positional: bool = True
     both_strands: bool = False
     dropout: float = 0.4
-    epochs: int = 25
+    epochs: int = 20
     batch: int = 64
     rate: float = 3e-3
     decay: float = 1e-2
@@ -142,14 +142,15 @@ def _step(network: SequenceNetwork, optimizer: nnx.Optimizer, x: Array, y: Array
     smooth = optax.smooth_labels(jax.nn.one_hot(y, config.outputs), config.smoothing)
 
     def loss(network: SequenceNetwork) -> Array:
-        return optax.softmax_cross_entropy(network(x, train=True), smooth).mean()
+        return jnp.mean(optax.softmax_cross_entropy(network(x, train=True), smooth))
 
     optimizer.update(network, nnx.grad(loss)(network))
 
 
 @nnx.jit
 def _logits(network: SequenceNetwork, bases: Array) -> Array:
-    return network(bases)
+    logits: Array = network(bases)
+    return logits
 
 
 def predict(networks: Sequence[SequenceNetwork], bases: np.ndarray) -> np.ndarray:
