@@ -191,7 +191,8 @@ def _keep_books(
     books = Account(triggers, labels, 0, triggers - labels, {"label": labels}, dict(sorted(flow.items())))
     build.account(f"{task.trigger} {'repeated' if task.repeat else 'events'}", books)
     build.made("labels", labels)
-    build.made("positive", positives)
+    if asked is None:
+        build.made("positive", positives)
     counted = {task.label[1][0]: positives}
     if asked is not None:
         build.write(OUTPUTS, asked)

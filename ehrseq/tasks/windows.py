@@ -45,11 +45,10 @@ def candidates(
         .collect()
     )
     traits, moments = moments.filter(pl.col(TIME).is_null()), moments.filter(pl.col(TIME).is_not_null())
-    moments = moments.with_columns(pl.lit(1, pl.UInt32).alias(ANY_EVENT), *_edges())
+    edges = {name: edge for name, edge in _edges().items() if name in task.names}
+    moments = moments.with_columns(pl.lit(1, pl.UInt32).alias(ANY_EVENT), **edges)
     moments = moments.with_columns(pl.lit(1, pl.UInt32).alias(name) for name in task.static if name in plain)
-    traits = traits.with_columns(
-        pl.lit(0, pl.UInt32).alias(name) for name in (ANY_EVENT, RECORD_START, RECORD_END)
-    )
+    traits = traits.with_columns(pl.lit(0, pl.UInt32).alias(name) for name in (ANY_EVENT, *edges))
     for name, one in task.predicates.items():
         if isinstance(one, Derived):
             moments = moments.with_columns(_combined(one).alias(name))
@@ -69,13 +68,13 @@ def repeated(rows: pl.DataFrame, moments: pl.DataFrame, repeat: Repeat) -> pl.Da
     return rows.select(SUBJECT, times.alias(TRIGGER)).explode(TRIGGER).unique().sort(SUBJECT, TRIGGER)
 
 
-def _edges() -> tuple[pl.Expr, pl.Expr]:
-    """Whether a moment is its subject's first, and last."""
-    time = pl.col(TIME)
-    return (
-        (time == time.min().over(SUBJECT)).cast(pl.UInt32).alias(RECORD_START),
-        (time == time.max().over(SUBJECT)).cast(pl.UInt32).alias(RECORD_END),
-    )
+def _edges() -> dict[str, pl.Expr]:
+    """Whether a moment is its subject's first, and last; moments are sorted."""
+    subject = pl.col(SUBJECT)
+    return {
+        RECORD_START: (subject != subject.shift(1)).fill_null(True).cast(pl.UInt32),
+        RECORD_END: (subject != subject.shift(-1)).fill_null(True).cast(pl.UInt32),
+    }
 
 
 def holds(predicate: Plain, codes: Sequence[str]) -> pl.Expr:
@@ -199,16 +198,18 @@ def _place(rows: pl.DataFrame, moments: pl.DataFrame, window: Window, side: str)
 def _asof(
     rows: pl.DataFrame, right: pl.DataFrame, on: str, *, strategy: Literal["backward", "forward"], exact: bool
 ) -> pl.DataFrame:
-    """Left join on subject and the nearest `time` to column `on`."""
+    """Left join on subject and the nearest `time` to column `on`.
+
+    Nothing has to be sorted for it: each subject's moments are in order of time, its rows in that of their triggers,
+    and so of `on`, as no window's end moves back when the trigger moves on.
+    """
     return (
         rows.with_columns(pl.col(on).alias("_on"))
-        .sort("_on", nulls_last=True, maintain_order=True)
         .join_asof(
-            right.sort(TIME, maintain_order=True), left_on="_on", right_on=TIME, by=SUBJECT,
-            strategy=strategy, allow_exact_matches=exact, check_sortedness=False,
+            right, left_on="_on", right_on=TIME, by=SUBJECT, strategy=strategy, allow_exact_matches=exact,
+            check_sortedness=False,
         )
         .drop("_on", TIME, strict=False)
-        .sort(SUBJECT, TRIGGER, maintain_order=True)
     )  # fmt: skip
 
 
@@ -234,9 +235,9 @@ def _count(
     running = moments.select(
         SUBJECT, TIME, pl.col(*predicates).cast(pl.Int64).cum_sum()
     )  # over all: differences count
-    first = running.group_by(SUBJECT, maintain_order=True).first().drop(TIME)
-    own = moments.group_by(SUBJECT, maintain_order=True).first().select(pl.col(*predicates).cast(pl.Int64))
-    before = first.select(SUBJECT, *(pl.col(name) - own[name] for name in predicates))
+    first = (pl.col(SUBJECT) != pl.col(SUBJECT).shift(1)).fill_null(True)
+    own = moments.filter(first).select(pl.col(*predicates).cast(pl.Int64))
+    before = running.filter(first).select(SUBJECT, *(pl.col(name) - own[name] for name in predicates))
     base = rows.select(SUBJECT).join(before, on=SUBJECT, how="left", maintain_order="left")
     totals = []
     for side, exact in (("start", not window.start_inclusive), ("end", window.end_inclusive)):
