@@ -20,7 +20,7 @@ from ehrseq.core.dataset import Build
 from ehrseq.tasks.features import common_codes, table
 from ehrseq.timeline import dates, scan_events
 from ehrseq.timeline.schema import Event
-from ehrseq.tokens.store import TokenStore
+from ehrseq.tokens.store import TOKEN_FIELDS, TokenStore
 
 PATIENTS = 12
 # elements that become known at the end of what they are in: (type, when that is, elements)
@@ -169,7 +169,11 @@ def visible(tokens: Path, moments: pl.DataFrame) -> dict[int, dict[str, bytes]]:
     for subject, moment in moments.select("subject_id", pl.col("moment").to_physical()).rows():
         rows = store.rows(int(store.index_of([subject])[0]))
         count = int((store.time[rows] <= moment).sum())
-        fields = ("code", "time", "value", "bin", "unit", "modality")
-        seen[subject] = {name: getattr(store, name)[rows][:count].tobytes() for name in fields}
+        seen[subject] = {
+            name: getattr(store, name)[rows][:count].tobytes() for name in TOKEN_FIELDS if name != "event"
+        }
+        beside = slice(*np.searchsorted(store.bag_token, [rows.start, rows.start + count]))
+        seen[subject] |= {name: getattr(store, name)[beside].tobytes() for name in ("bag_code", "bag_weight")}
+        seen[subject]["bag_token"] = (store.bag_token[beside] - rows.start).tobytes()
         assert count > 0
     return seen

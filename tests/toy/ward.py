@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehrseq.core.manifest import Manifest
-from ehrseq.tokens.packing import Examples, Several
+from ehrseq.tokens.packing import Examples, Several, previous_of
 from ehrseq.tokens.store import KIND, StoreWriter, TokenStore, save_part
 
 HOUR = 3_600_000_000
@@ -53,6 +53,8 @@ def ward(folder: Path, subjects: int, seed: int = 0) -> tuple[TokenStore, Exampl
     arrays |= {
         "unit": (arrays["bin"] > 0).astype(np.int16),
         "modality": np.zeros(tokens, np.int8),
+        "zone": np.zeros(tokens, np.int8),
+        "previous": previous_of(arrays["code"], np.asarray(lengths)),
         "event": np.arange(tokens),
         "subject_id": np.arange(subjects) + 1000,
         "birth": np.asarray(births),

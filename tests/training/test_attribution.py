@@ -6,7 +6,7 @@ from toy.ward import CREATININE, DRUG, LACTATE, TASKS, ward
 
 from ehrseq.models.attribution import Shares, attribute, make_attribution
 from ehrseq.models.registry import definition
-from ehrseq.tokens.packing import Examples
+from ehrseq.tokens.packing import Examples, previous_of
 from ehrseq.tokens.store import TokenStore
 from ehrseq.training.config import TrainConfig
 from ehrseq.training.loop import fit
@@ -63,6 +63,7 @@ def without(store: TokenStore, examples: Examples, tokens: np.ndarray) -> tuple[
         setattr(other, name, np.asarray(getattr(store, name))[left])
     first = np.asarray(store.offsets)[examples.subject]
     other.offsets = before[np.asarray(store.offsets)]
+    other.previous = previous_of(other.code, np.diff(other.offsets))
     kept = ("subject", "task", "value", "split", "prediction_time", "tasks")
     moved = {name: getattr(examples, name) for name in kept}
     return other, Examples(position=before[first + examples.position] - before[first], **moved)
