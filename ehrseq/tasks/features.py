@@ -39,6 +39,7 @@ class _Job:
     labels: Path
     out: Path
     codes: tuple[str, ...]
+    valued: tuple[str, ...]
     windows_hours: tuple[float, ...]
 
 
@@ -55,9 +56,9 @@ def features(
     """Write one row a label to `out/data/<bucket>.parquet`: the label's columns, then `<code>|<window>|<kind>`.
 
     `codes`: how many, those that most training patients have. A window is "24h", "720h" or "all", looking back from
-    the prediction, its far end included; `count` is 0 and the others null where there is nothing; `trend` is the
-    least-squares slope a day, null with fewer than two times. Memory: 20 bytes a label of the largest bucket for each
-    code and window.
+    the prediction, its far end included; `count` is 0 and the others, which codes with values have, are null where
+    there is nothing; `trend` is the least-squares slope a day, null with fewer than two times. Memory: 20 bytes a
+    label of the largest bucket for each code and window.
 
     Raises: ConfigError for a window of no length; SchemaError if a folder is not what it should be.
     """
@@ -70,11 +71,16 @@ def features(
     inputs = [input_of("timeline", timeline), input_of("labels", Path(labels))]
     with Build(Path(out), kind="features", config=config, inputs=inputs, force=force) as build:
         if not build.unchanged:
-            chosen = common_codes(timeline, codes)
+            chosen, valued = common_codes(timeline, codes)
             names = [Path("data") / shard.name for shard in shards(timeline)]
             jobs = [
                 _Job(
-                    timeline / name, folder / name, build.path(name.as_posix()), chosen, tuple(windows_hours)
+                    timeline / name,
+                    folder / name,
+                    build.path(name.as_posix()),
+                    chosen,
+                    valued,
+                    tuple(windows_hours),
                 )
                 for name in names
             ]
@@ -83,19 +89,23 @@ def features(
                 build.enter(name.as_posix(), rows=rows, sorted_by=_KEY)
             build.account("labels", Account(sum(made), sum(made), made={"rows": sum(made)}))
             build.made("rows", sum(made))
-            build.made("columns", len(chosen) * len(windows_hours) * len(KINDS))
+            build.made("columns", (len(chosen) + len(valued) * (len(KINDS) - 1)) * len(windows_hours))
     return build.result
 
 
-def common_codes(timeline: Path, most: int) -> tuple[str, ...]:
-    """The codes that most training patients have, by name. Raises: SchemaError if not a timeline."""
+def common_codes(timeline: Path, most: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The codes that most training patients have, by name, and those of them that have values there.
+
+    Raises: SchemaError if not a timeline.
+    """
     train = splits(timeline).filter(split="train").select(Event.subject_id).lazy()
     counted = (
-        scan_events(timeline).select(Event.subject_id, Event.code).join(train, on=Event.subject_id, how="semi")
-        .group_by(Event.code).agg(patients=pl.col(Event.subject_id).n_unique())
+        scan_events(timeline).select(Event.subject_id, Event.code, Event.numeric_value)
+        .join(train, on=Event.subject_id, how="semi").group_by(Event.code)
+        .agg(patients=pl.col(Event.subject_id).n_unique(), valued=pl.col(Event.numeric_value).is_not_null().any())
     )  # fmt: skip
-    top = counted.sort("patients", Event.code, descending=[True, False]).head(most).collect()
-    return tuple(top[Event.code].sort())
+    top = counted.sort("patients", Event.code, descending=[True, False]).head(most).collect().sort(Event.code)
+    return tuple(top[Event.code]), tuple(top.filter("valued")[Event.code])
 
 
 def table(
@@ -103,16 +113,21 @@ def table(
     labels: pl.LazyFrame,
     codes: Sequence[str],
     windows_hours: Sequence[float] = WINDOWS_HOURS,
+    valued: Sequence[str] | None = None,
 ) -> pl.DataFrame:
-    """One row a label, in the order of `labels` (subject_id, prediction_time, …): see `features`.
+    """One row a label, in the order of `labels` (subject_id, prediction_time, …): see `features`. `valued`: those of
+    `codes` that have values; None = all.
 
     With a subject's events of one code side by side in time, what a label sees of it in a window is a range of rows:
     the ends of all ranges are found by bisection together, and each kind is one reduction over them.
     """
     asked = labels.collect()
-    every, valued = _runs(events, asked[Event.subject_id].unique().sort(), codes)
+    valued = codes if valued is None else valued
+    subjects = asked[Event.subject_id].unique().sort()
+    every = _runs(events, subjects, codes)
+    with_values = _runs(events.filter(pl.col(Event.numeric_value).is_not_null()), subjects, valued)
     counts = np.zeros((len(codes), len(windows_hours), asked.height), np.uint32)
-    values = np.full((len(codes), len(windows_hours), len(KINDS) - 1, asked.height), np.nan, np.float32)
+    values = np.full((len(valued), len(windows_hours), len(KINDS) - 1, asked.height), np.nan, np.float32)
     step = max(_CELLS // max(len(codes), 1), 1)
     for piece in (slice(start, start + step) for start in range(0, asked.height, step)):
         subject = np.searchsorted(every.subjects, asked[Event.subject_id].to_numpy()[piece])
@@ -120,9 +135,12 @@ def table(
         for place, hours in enumerate(windows_hours):
             first, end = every.ranges(subject, time, hours)
             counts[:, place, piece] = (end - first).reshape(-1, len(codes)).T
-            for kind, found in enumerate(_summaries(valued, *valued.ranges(subject, time, hours))):
-                values[:, place, kind, piece] = found.reshape(-1, len(codes)).T
-    return asked.with_columns(_columns(codes, windows_hours, counts, values))
+            for kind, found in enumerate(_summaries(with_values, *with_values.ranges(subject, time, hours))):
+                values[:, place, kind, piece] = found.reshape(-1, len(valued)).T
+    return asked.with_columns(
+        _columns(codes, windows_hours, KINDS[:1], counts[:, :, None])
+        + _columns(valued, windows_hours, KINDS[1:], values)
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,10 +169,10 @@ class _Runs:
         return first, end
 
 
-def _runs(events: pl.LazyFrame, subjects: pl.Series, codes: Sequence[str]) -> tuple[_Runs, _Runs]:
-    """The events of these subjects (sorted) and codes: all of them, and those with a value."""
+def _runs(events: pl.LazyFrame, subjects: pl.Series, codes: Sequence[str]) -> _Runs:
+    """The events of these subjects (sorted) and codes."""
     order = pl.DataFrame({Event.code: list(codes)}, schema={Event.code: pl.String}).with_row_index("_code")
-    chosen = (
+    rows = (
         events.select(Event.subject_id, Event.time, Event.code, Event.numeric_value)
         .join(order.lazy(), on=Event.code, maintain_order="left")
         .filter(pl.col(Event.subject_id).is_in(subjects.implode()))
@@ -162,20 +180,16 @@ def _runs(events: pl.LazyFrame, subjects: pl.Series, codes: Sequence[str]) -> tu
         .sort(Event.subject_id, "_code", Event.time, maintain_order=True)
         .collect()
     )
-    valued = chosen.filter(pl.col(Event.numeric_value).is_not_null())
-    return _of(chosen, subjects.to_numpy(), len(codes)), _of(valued, subjects.to_numpy(), len(codes))
-
-
-def _of(rows: pl.DataFrame, subjects: Ints, codes: int) -> _Runs:
-    run = np.searchsorted(subjects, rows[Event.subject_id].to_numpy()) * codes + rows["_code"].to_numpy()
-    offsets = np.searchsorted(run, np.arange(len(subjects) * codes + 1))
+    known = subjects.to_numpy()
+    run = np.searchsorted(known, rows[Event.subject_id].to_numpy()) * len(codes) + rows["_code"].to_numpy()
+    offsets = np.searchsorted(run, np.arange(len(known) * len(codes) + 1))
     time = rows[Event.time].to_numpy()
     static = time == _STATIC
     timed_from = offsets[:-1] + np.bincount(run, static, len(offsets) - 1).astype(np.int64)
     origin = np.append(time, 0)[timed_from][run]
     day = np.where(static, 0, time - origin).astype(np.longdouble) / _US_PER_DAY
     value = rows[Event.numeric_value].cast(pl.Float64).fill_null(0).to_numpy()
-    return _Runs(subjects, codes, offsets, time, day, value)
+    return _Runs(known, len(codes), offsets, time, day, value)
 
 
 def _summaries(runs: _Runs, first: Ints, end: Ints) -> Iterator[Floats]:
@@ -218,22 +232,15 @@ def _trend(runs: _Runs, begin: Ints, last: Ints) -> Floats:
 
 
 def _columns(
-    codes: Sequence[str],
-    windows_hours: Sequence[float],
-    counts: NDArray[np.uint32],
-    values: NDArray[np.float32],
+    codes: Sequence[str], windows_hours: Sequence[float], kinds: Sequence[str], values: NDArray[Any]
 ) -> list[pl.Series]:
-    """A column for each code, window and kind."""
-    found = []
-    for code, name in enumerate(codes):
-        for place, hours in enumerate(windows_hours):
-            at = f"{name}|{_window(hours)}"
-            found.append(pl.Series(f"{at}|count", counts[code, place]))
-            found += [
-                pl.Series(f"{at}|{kind}", values[code, place, number], nan_to_null=True)
-                for number, kind in enumerate(KINDS[1:])
-            ]
-    return found
+    """A column for each code, window and kind of `values` [codes, windows, kinds, n]."""
+    return [
+        pl.Series(f"{name}|{_window(hours)}|{kind}", values[code, place, number], nan_to_null=True)
+        for code, name in enumerate(codes)
+        for place, hours in enumerate(windows_hours)
+        for number, kind in enumerate(kinds)
+    ]
 
 
 def read_windows(text: str) -> tuple[float, ...]:
@@ -253,6 +260,8 @@ def _window(hours: float) -> str:
 
 
 def _write_shard(job: _Job) -> int:
-    found = table(pl.scan_parquet(job.shard), pl.scan_parquet(job.labels), job.codes, job.windows_hours)
+    found = table(
+        pl.scan_parquet(job.shard), pl.scan_parquet(job.labels), job.codes, job.windows_hours, job.valued
+    )
     write_parquet(found, job.out)
     return found.height

@@ -1,13 +1,18 @@
 """The table of features against a loop over events, and against the future."""
 
 from datetime import datetime, timedelta
+from pathlib import Path
 from random import Random
 
 import numpy as np
 import polars as pl
 import pytest
+from events_folder import timeline
 
-from ehrseq.tasks.features import table
+from ehrseq.core.errors import ConfigError
+from ehrseq.tasks.extract import label
+from ehrseq.tasks.features import features, table
+from ehrseq.timeline.meds import SUBJECT_SPLITS, split_subjects
 
 START, CODES, WINDOWS = datetime(2020, 1, 1), ["A", "B", "C"], (6.0, float("inf"))
 
@@ -70,3 +75,36 @@ def test_the_future_changes_nothing():
     cut = events.filter(pl.col("time").is_null() | (pl.col("time") <= START + timedelta(hours=5)))
     assert cut.height < events.height
     assert table(events.lazy(), early.lazy(), CODES).equals(table(cut.lazy(), early.lazy(), CODES))
+
+
+def test_a_table_as_a_dataset(tmp_path: Path):
+    events, _ = ward(1)
+    where = timeline(
+        tmp_path / "timeline", events.select("subject_id", "time", "code", "numeric_value").rows(), shards=2
+    )
+    split_subjects(pl.Series(range(1, 6)), (1.0, 0.0, 0.0)).write_parquet(where / SUBJECT_SPLITS)
+    text = "predicates: {a: {code: A}, b: {code: B}}\ntrigger: a\nwindows:\n"
+    text += "  now: {start: trigger, end: start + 1h, start_inclusive: true, end_inclusive: true,\n"
+    text += "        index_timestamp: end}\n"
+    text += (
+        "  next: {start: now.end, end: start + 5h, start_inclusive: false, end_inclusive: true, label: b}\n"
+    )
+    (tmp_path / "task.yaml").write_text(text)
+    asked = label(tmp_path / "task.yaml", where, tmp_path / "labels").out
+    made = features(where, asked, tmp_path / "table", windows_hours=(6.0,), codes=2)
+    found = pl.read_parquet(made.out / "data/*.parquet")
+    assert found.height == pl.read_parquet(asked / "data/*.parquet").height > 0
+    names = [f"{code}|6h|{kind}" for code in "AB" for kind in ("count", "last", "min", "max", "trend")]
+    assert sorted(found.columns[3:]) == sorted(names)
+    assert made.manifest.made == {"rows": found.height, "columns": len(names)}
+    for windows, codes in (((0.0,), 2), ((float("nan"),), 2), ((6.0,), 0)):
+        with pytest.raises(ConfigError):
+            features(where, asked, tmp_path / "none", windows_hours=windows, codes=codes)
+
+
+def test_codes_without_values_are_counted_only():
+    events, labels = ward(0)
+    found = table(events.lazy(), labels.lazy(), CODES, WINDOWS, valued=["B"])
+    whole = table(events.lazy(), labels.lazy(), CODES, WINDOWS)
+    assert [name for name in found.columns if name.startswith("A")] == ["A|6h|count", "A|all|count"]
+    assert found.equals(whole.select(found.columns))
