@@ -51,7 +51,7 @@ class Coverage:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """One row an element, those that nothing explains last and in yellow."""
         table = Table("element", "resources", "goes to", box=None, pad_edge=False, header_style="bold")
-        table.columns[1].justify = "right"
+        table.columns[0].overflow, table.columns[1].justify = "fold", "right"
         for resource, path, count, roles, reason in self.elements.iter_rows():
             told = roles or (
                 f"[dim]no event: {reason}[/]" if reason else "[yellow]no event, and nobody has said why[/]"

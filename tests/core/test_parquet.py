@@ -12,7 +12,8 @@ ROWS = st.lists(
     st.fixed_dictionaries(
         {
             "id": st.text(max_size=3),
-            "code": st.none() | st.lists(st.fixed_dictionaries({"system": st.none() | st.sampled_from("ab")})),
+            "code": st.none()
+            | st.lists(st.fixed_dictionaries({"system": st.none() | st.sampled_from("ab")})),
             "value": st.none() | st.floats(allow_nan=False),
         }
     ),

@@ -92,7 +92,10 @@ def test_standard_codes_release_times_and_the_circumstances_of_a_stay_are_found(
     assert [coding["system"] for coding in diagnosis["code"]["coding"]] == ["http://hl7.org/fhir/sid/icd-10"]
     assert stay["type"] == [{"text": "emergency"}]
     assert stay["location"] == [{"location": {"display": "ICU-2"}}]
-    assert stay["hospitalization"] == {"admitSource": {"text": "home"}, "dischargeDisposition": {"text": "expired"}}
+    assert stay["hospitalization"] == {
+        "admitSource": {"text": "home"},
+        "dischargeDisposition": {"text": "expired"},
+    }
 
 
 @pytest.mark.parametrize("suffix", ["sqlite", "duckdb"])
