@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from ehrseq.deploy.fitting import MODEL
 from ehrseq.deploy.registry import Registry
 from ehrseq.deploy.version import ModelVersion
 
@@ -71,7 +72,7 @@ class VersionPage:
         )
         table = Table("task", "AUROC", "95 % interval", "n", box=None, pad_edge=False, header_style="bold")
         for row in told["results"]:
-            if row["metric"] == "auroc" and row["model"] == "transformer":
+            if row["metric"] == "auroc" and row["model"] == MODEL:
                 interval = "none" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
                 table.add_row(row["task"], f"{row['value']:.3f}", interval, f"{row['n']:,}")
         yield table
@@ -137,7 +138,7 @@ def _metrics(left: ModelVersion, right: ModelVersion) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for side, version in (("left", left), ("right", right)):
         for row in json.loads((version.folder / "metrics.json").read_text())["results"]:
-            if row["metric"] in ("auroc", "brier") and row["model"] == "transformer":
+            if row["metric"] in ("auroc", "brier") and row["model"] == MODEL:
                 key = (row["task"], row["metric"])
                 empty = {"task": row["task"], "metric": row["metric"], "left": None, "right": None}
                 found.setdefault(key, empty)[side] = row["value"]

@@ -32,7 +32,8 @@ def build(config: ModelConfig, inputs: Inputs, seed: int = 0) -> Network:
 def parameters(model: nnx.Module) -> Parameters:
     """The model's parameters by dotted name, e.g. `trunk.blocks.0.mlp.out_fd`, sorted by name."""
     state = nnx.state(model, nnx.Param).flat_state()
-    return dict(sorted((_name(path), leaf[...]) for path, leaf in state))
+    # a weakly typed first value (`arange * 0.5`) would come back strong from a step, which would be compiled again
+    return dict(sorted((_name(path), leaf[...].astype(leaf[...].dtype)) for path, leaf in state))
 
 
 def definition(config: ModelConfig, inputs: Inputs) -> Callable[[Parameters], Network]:

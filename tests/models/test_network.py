@@ -210,3 +210,8 @@ def test_wrong_configurations_are_named(changes: dict[str, Any], message: str) -
 def test_an_unknown_family_names_the_closest() -> None:
     with pytest.raises(ConfigError, match='Closest: "transformer"'):
         build(ModelConfig(family="transfomer"), INPUTS)
+
+
+def test_no_parameter_is_weakly_typed():
+    """Else the first step's result has other types than what went in, and the step is compiled twice."""
+    assert not [name for name, value in parameters(build(CONFIG, INPUTS)).items() if value.weak_type]
