@@ -10,6 +10,7 @@
 | `scale` | values that moved though their unit did not |
 | `admission` | another mix of the codes that describe admissions (class, type, priority, source) |
 | `mix` | another mix of all codes (population stability index) |
+| `abstained` | predictions that were refused, as the records are unlike those of training |
 | `scores` | another distribution of the predictions |
 | `calibration` | outcomes more or less frequent than predicted, once they are known, in all and by group |
 
@@ -55,6 +56,7 @@ class Limits:
     mix: float = 0.25  # the same of all codes
     scores: float = 0.25  # the same of the predictions
     calibration: float = 1.5  # observed / expected, or its inverse
+    abstained: float = 0.1  # share of the predictions that were refused
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Limits":
@@ -258,20 +260,23 @@ def compare_outcomes(
     patients: ArrayLike,
     limits: Limits,
     *,
+    looks: int = 1,
     seed: int = 0,
 ) -> Finding | None:
     """Observed over expected outcomes [n], with an interval by resampling patients; None for too few.
 
-    Beyond the limit if the ratio is, and its interval does not hold 1.
+    Beyond the limit if the ratio is, and its interval does not hold 1. `looks`: how many such ratios are looked at
+    together; the interval is the wider the more, so that of many groups none is far off by chance alone (Bonferroni).
     """
     y, p = np.asarray(labels, np.float64), np.asarray(probability, np.float64)
     if len(y) < _FEWEST or p.sum() <= 0:
         return None
     numbers = number_patients(patients)
     sums = np.stack([np.bincount(numbers, weights=x) for x in (y, p)], axis=1)
-    drawn = np.concatenate([weights @ sums for weights in Resamples(len(sums), 500, seed)])
+    drawn = np.concatenate([weights @ sums for weights in Resamples(len(sums), 1000, seed)])
     ratio = float(y.sum() / p.sum())
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    outside = (1 - LEVEL) / looks
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [outside / 2, 1 - outside / 2])
     far = max(ratio, 1 / max(ratio, 1e-9)) > limits.calibration and not low <= 1 <= high
     return Finding(
         "calibration", what, ratio, limits.calibration, bool(far),

@@ -123,7 +123,8 @@ def _findings(
     found = compare(before, now, Vocabulary.load(version.folder / "model"), limits)
     time = pl.col("prediction_time")
     scored = pl.read_parquet(predictions / "predictions.parquet").filter(time >= start, time < end)
-    found += _of_scores(version, scored, limits)
+    refused = pl.read_parquet(predictions / "abstained.parquet").filter(time >= start, time < end)
+    found += [_of_refused(scored.height, refused, limits), *_of_scores(version, scored, limits)]
     known = [_read_labels(folder) for folder in labels]
     if known and scored.height:
         both = scored.drop("label").join(
@@ -131,6 +132,20 @@ def _findings(
         )
         found += _of_outcomes(with_groups(both, timeline), limits)
     return sorted(found, key=lambda one: not one.exceeded)
+
+
+def _of_refused(scored: int, refused: pl.DataFrame, limits: Limits) -> Finding:
+    share = refused.height / max(scored + refused.height, 1)
+    words = f"{100 * share:.1f} % of {scored + refused.height:,} predictions were refused (limit {limits.abstained:g})"
+    if refused.height:
+        reason = (
+            refused.group_by("reason", "message")
+            .len()
+            .sort("len", "reason", descending=True)
+            .row(0, named=True)
+        )
+        words += f", most of them because {reason['message']}"
+    return Finding("abstained", "all tasks", share, limits.abstained, share > limits.abstained, f"{words}.")
 
 
 def _of_scores(version: ModelVersion, scored: pl.DataFrame, limits: Limits) -> list[Finding]:
@@ -158,7 +173,9 @@ def _of_outcomes(labelled: pl.DataFrame, limits: Limits) -> list[Finding]:
             parts += [(f"{task}, {group} {value}", part) for (value,), part in sorted(known.group_by(group))]
         for what, part in parts:
             found.append(
-                compare_outcomes(what, part["label"], part["probability"], part["subject_id"], limits)
+                compare_outcomes(
+                    what, part["label"], part["probability"], part["subject_id"], limits, looks=len(parts)
+                )
             )
     return [one for one in found if one]
 

@@ -18,7 +18,8 @@ border-bottom:1px solid #ddd} td.n{text-align:right;font-variant-numeric:tabular
 _TITLES = {
     "unknown": "Codes that the model does not know", "renamed": "Renamed codes", "missing": "Missing codes",
     "appeared": "New codes", "unit": "Units", "scale": "Values that moved", "admission": "Admissions",
-    "mix": "Mix of codes", "scores": "Predictions", "calibration": "Predictions against outcomes",
+    "mix": "Mix of codes", "abstained": "Refused predictions",
+    "scores": "Predictions", "calibration": "Predictions against outcomes",
 }  # fmt: skip
 
 

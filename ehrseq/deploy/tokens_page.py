@@ -84,7 +84,9 @@ def tokens_page(tokens: Path, subject: int | None, rows: int) -> TokensPage:
     codes = [vocabulary.codes[code] for code in store.code[shown]]
     meanings = _descriptions(tokens, codes)
     sources = _event_codes(tokens, store, index, shown)
-    first = np.diff(store.event[shown], prepend=-1) != 0  # of its event: what follows are pieces, or more vectors
+    first = (
+        np.diff(store.event[shown], prepend=-1) != 0
+    )  # of its event: what follows are pieces, or more vectors
     clocks = _clocks(store, shown)
     beside = _entries(store, vocabulary, shown)
     vectors = _vectors(store, vocabulary, shown)

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from months import PATIENTS, deliver, settings
 from tiny_run import NOBODY_DIES_TWICE, TASKS, TINY
 
 from ehrseq.deploy.generated import hospital
 from ehrseq.deploy.pipeline import Outcome, run
 from ehrseq.deploy.registry import add
+from ehrseq.deploy.retrain import retrain
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +51,16 @@ def registered(whole: Outcome, shared: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         add(whole.out, "tiny", models=shared / "models")
         return shared / "models"
+
+
+@pytest.fixture(scope="session")
+def retrained(shared: Path) -> Path:
+    """A folder in which two generated months were trained on and promoted, as run "first". Not to be changed."""
+    folder = shared / "retrained"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "delivery").exists():
+            deliver(folder / "delivery", 2, patients=PATIENTS)
+        decided = retrain(settings(folder, epochs=2), run_id="first")
+        assert decided.status == "promoted", [check for check in decided.checks if not check["passed"]]
+    return folder

@@ -12,3 +12,4 @@ _SPEC.loader.exec_module(_MODULE)
 
 CREATININE, SODIUM, RENAMED, TASK = _MODULE.CREATININE, _MODULE.SODIUM, _MODULE.RENAMED, _MODULE.TASK
 deliver, settings = _MODULE.deliver, _MODULE.settings
+PATIENTS = 120  # a month in tests

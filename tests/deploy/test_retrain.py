@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from months import CREATININE, SODIUM, TASK, deliver, settings
+from months import CREATININE, PATIENTS, SODIUM, TASK, deliver
 
 import ehrseq
 from ehrseq.core.errors import BusyError, ConfigError
@@ -21,22 +21,10 @@ from ehrseq.deploy.lease import lease
 from ehrseq.deploy.registry import Registry, find_model
 from ehrseq.deploy.retrain import DECISION
 
-PATIENTS = 120
-
-
-@pytest.fixture(scope="module")
-def first(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a first month was trained on and promoted. Not to be changed. (`shared` sets jax's cache.)"""
-    folder = tmp_path_factory.mktemp("retrain")
-    deliver(folder / "delivery", 2, patients=PATIENTS)
-    decided = ehrseq.retrain(settings(folder, epochs=2), run_id="first")
-    assert decided.status == "promoted", [check for check in decided.checks if not check["passed"]]
-    return folder
-
 
 @pytest.fixture
-def place(first: Path, tmp_path: Path) -> Path:
-    shutil.copytree(first, tmp_path / "place")
+def place(retrained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(retrained, tmp_path / "place")
     return tmp_path / "place"
 
 
