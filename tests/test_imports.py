@@ -74,6 +74,7 @@ HEAVY = (
     "matplotlib",
     "jinja2",
     "psutil",
+    "tokenizers",
 )
 
 

@@ -18,6 +18,7 @@ from ehrseq.timeline.schema import Event
 MOST_ATTRIBUTES = 24  # of an event: the first ones
 PREFIX = "attribute//"
 SLOPE = "="  # ends the name that carries a number
+_WORD = r"^attribute//[^/]+//(.*)$"
 _NUMBER = r"^([^=/]+)=(-?[0-9.]+(?:[eE][+-]?[0-9]+)?)(?: (.*))?$"
 
 
@@ -50,6 +51,16 @@ def attributes_of(events: pl.DataFrame) -> Attributes:
         value=pl.when(number.is_finite()).then(number).fill_null(np.nan),
     )
     return Attributes(np.repeat(has, lengths), read["code"], read["unit"], read["value"].to_numpy())
+
+
+def prose_of(code: pl.Series) -> pl.Series:
+    """The words of attributes [a] that are more than one, such as a comment; null for the others.
+
+    >>> prose_of(pl.Series(["attribute//route//IV", "attribute//note//Seen by dr A // B", "attribute//rate"])).to_list()
+    [None, 'Seen by dr A // B', None]
+    """
+    word = code.str.extract(_WORD, 1)
+    return pl.select(pl.when(word.str.contains(" ", literal=True)).then(word)).to_series()
 
 
 def slopes(codes: Iterable[str]) -> set[str]:

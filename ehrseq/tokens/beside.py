@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ehrseq.timeline.schema import Event
 from ehrseq.tokens import text
-from ehrseq.tokens.attributes import SLOPE, attributes_of
+from ehrseq.tokens.attributes import SLOPE, attributes_of, prose_of
 from ehrseq.tokens.packing import ranges
 from ehrseq.tokens.shards import encode
 from ehrseq.tokens.vocabulary import UNKNOWN, Vocabulary, pair_of
@@ -28,11 +28,18 @@ def spell_texts(
 
     Of each text the first `text_pieces`; pieces that the vocabulary lacks are `<unknown>`.
     """
-    nothing = np.zeros(0, np.int64), np.zeros(0, np.int32)
     rows = np.flatnonzero(events[Event.text_value].is_not_null().to_numpy() & ~answered)
+    return _spelled(rows, events[Event.text_value].gather(rows), vocabulary, counts)
+
+
+def _spelled(
+    rows: NDArray[np.int64], texts: pl.Series, vocabulary: Vocabulary, counts: Counter[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Event and code of each piece [p] of `texts`, which stand with the events `rows`, both [t]."""
+    nothing = np.zeros(0, np.int64), np.zeros(0, np.int32)
     if not len(rows) or vocabulary.pieces is None:
         return nothing
-    words = events[rows].select(words=text.words(pl.col(Event.text_value)))["words"]
+    words = pl.DataFrame({"text": texts}).select(words=text.words(pl.col("text")))["words"]
     seen = words.list.head(vocabulary.text_pieces)  # a word has one piece at least
     per_text = seen.list.len().to_numpy().astype(np.int64)
     if not per_text.any():
@@ -44,9 +51,10 @@ def spell_texts(
     whose = np.repeat(np.repeat(np.arange(len(rows)), per_text), per_word[index])
     begin = np.searchsorted(whose, np.arange(len(rows)))
     keep = np.arange(len(whose)) - begin[whose] < vocabulary.text_pieces
-    counts["pieces"], counts["pieces_unknown"] = int(keep.sum()), int((code[keep] == UNKNOWN).sum())
     cut_words = int(words.list.len().sum()) - int(per_text.sum())
-    counts["pieces_cut"] = int((~keep).sum()) + cut_words  # of what was not spelled, a word counts as one
+    counts["pieces"] += int(keep.sum())
+    counts["pieces_unknown"] += int((code[keep] == UNKNOWN).sum())
+    counts["pieces_cut"] += int((~keep).sum()) + cut_words  # of what was not spelled, a word counts as one
     return rows[whose[keep]], code[keep]
 
 
@@ -70,7 +78,8 @@ def attribute_entries(
     events: pl.DataFrame, own: Arrays, vocabulary: Vocabulary, counts: Counter[str]
 ) -> Arrays:
     """Attributes as entries of bags, in the order of the record. What is unknown is left out, and what the code says
-    already: words that all training events of the same code have (`own` "exact": its id).
+    already: words that all training events of the same code have (`own` "exact": its id). Of a comment that too few
+    patients have, the mean of its pieces follows.
 
     A word has weight 1. A number that has a scale has its scaled value for a weight: a reference range in the unit of
     the event that of the event's `own` code and unit, so that it compares with the value, any other that of its name.
@@ -78,7 +87,9 @@ def attribute_entries(
     found = attributes_of(events)
     code_index, names = encode(found.code)
     unit_index, unit_names = encode(found.unit)
-    code = np.asarray([vocabulary.read(name)[0] for name in names], np.int32)[code_index]
+    ways = [vocabulary.read(name) for name in names]
+    code = np.asarray([number for number, _ in ways], np.int32)[code_index]
+    exact = np.asarray([way == "exact" for _, way in ways], np.bool_)[code_index]
     unit = np.asarray([vocabulary.unit_ids.get(name, -1) for name in unit_names], np.int32)[unit_index]
     slope = np.asarray([vocabulary.code_ids.get(name + SLOPE, UNKNOWN) for name in names], np.int32)[
         code_index
@@ -95,7 +106,10 @@ def attribute_entries(
     counts["attributes_implied"] = int(implied.sum())
     known = np.flatnonzero((read != UNKNOWN) & ~implied)
     weight = np.where(number, scaled, np.float32(1))
-    return {"row": found.row[known], "code": read[known], "weight": weight[known].astype(np.float32)}
+    entries = {"row": found.row[known], "code": read[known], "weight": weight[known].astype(np.float32)}
+    prose = prose_of(found.code)
+    spelled = np.flatnonzero(~exact & prose.is_not_null().to_numpy())
+    return joined(entries, bag_of(*_spelled(found.row[spelled], prose.gather(spelled), vocabulary, counts)))
 
 
 def joined(*bags: Arrays) -> Arrays:

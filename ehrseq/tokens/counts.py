@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ehrseq.timeline.schema import Event
 from ehrseq.tokens import text
-from ehrseq.tokens.attributes import Attributes, attributes_of
+from ehrseq.tokens.attributes import Attributes, attributes_of, prose_of
 from ehrseq.tokens.backoff import Parents, ladder, parents_of
 from ehrseq.tokens.dense import SPAN_SUMS, span_sums
 from ehrseq.tokens.packing import SPLITS, ranges
@@ -107,7 +107,7 @@ def _count(timeline: Path, events: pl.DataFrame, text_pieces: int, parents: Pare
     unit_patients = coded.select("subject", "unit").unique().group_by("unit").agg(patients=_rows())
     return Counts(
         names=pl.concat(names),
-        words=_patients(_worded(events, text_pieces)),
+        words=_patients(_worded(events, beside, text_pieces)),
         units=unit_patients.join(unit_names, on="unit").select(unit="name", patients="patients"),
         scales=named(valued.drop("value").unique().group_by("code", "unit").agg(patients=_rows())),
         values=named(valued.group_by("code", "unit", "value").agg(events=_rows())),
@@ -158,9 +158,13 @@ def _implied(
     return found.select(code="name", attribute="name_attribute", events="events")
 
 
-def _worded(events: pl.DataFrame, text_pieces: int) -> pl.DataFrame:
-    """Subject and word of all texts, each pair perhaps often."""
-    texts = events.select(Event.subject_id, Event.text_value).drop_nulls().unique()
+def _worded(events: pl.DataFrame, beside: Attributes, text_pieces: int) -> pl.DataFrame:
+    """Subject and word of all texts, attributes of several words among them, each pair perhaps often."""
+    texts = events.select(Event.subject_id, Event.text_value)
+    prose = pl.DataFrame({
+        Event.subject_id: events[Event.subject_id].gather(beside.row), Event.text_value: prose_of(beside.code),
+    })  # fmt: skip
+    texts = pl.concat([texts, prose]).drop_nulls().unique()
     words = text.words(pl.col(Event.text_value)).list.head(text_pieces)
     return texts.select(Event.subject_id, word=words).explode("word").drop_nulls()
 

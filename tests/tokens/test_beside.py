@@ -49,7 +49,7 @@ def test_attributes_are_added_to_their_event(tmp_path: Path) -> None:
     vocabulary = fit_vocabulary(timeline, VocabularyConfig(min_patients=3))
     assert {"attribute//specimen//serum", "attribute//rate", "attribute//rate="} <= set(vocabulary.codes)
     assert not [name for name in vocabulary.codes if "dr " in name]  # a note of one patient each
-    numbers = "rate=1e9 mL/h\nrate=3 stone\nnote//by dr 77\nnever//x\nrate=140 mmol/L"
+    numbers = "rate=1e9 mL/h\nrate=3 stone\nnote//B77\nnever//x\nrate=140 mmol/L"
     lines = f"category//laboratory\nspecimen//serum\n{numbers}"
     token, counts = read([event(1, 1, SODIUM, 140, unit="mmol/L", attributes=lines)], vocabulary)
     assert len(token["code"]) == 1  # one event, one position
@@ -58,6 +58,12 @@ def test_attributes_are_added_to_their_event(tmp_path: Path) -> None:
     assert names == ["attribute//specimen//serum", *rates, "attribute//note", "attribute", "attribute//rate="]
     # a number: how far it is from the median, at most 5; in the event's own unit: as far as the event's value
     assert token["bag_weight"].tolist() == [1, 5, 1, 1, 1, token["value"][0]]
+    text = "category//laboratory\nnote//chest pain of Ann"
+    token, _ = read([event(1, 1, SODIUM, attributes=text)], vocabulary)
+    comment = bags(token, vocabulary)[0]
+    assert comment["attribute//note"] == 1
+    assert comment["text//pain"].expected > 0
+    assert not [name for name in comment if "ann" in name]
     assert (counts["attributes"], counts["attributes_unknown"], counts["attributes_implied"]) == (7, 0, 1)
 
 
