@@ -52,6 +52,7 @@ _LINKS = view_of(
         ],
     }
 )
+_PEOPLE = {"subject": pl.String(), Event.subject_id: pl.Int64()}
 SORTED_BY = (Event.subject_id, Event.time)
 
 
@@ -135,20 +136,25 @@ class _Maker:
     unused: list[pl.DataFrame] = field(default_factory=list)
     parents: list[pl.DataFrame] = field(default_factory=lambda: [pl.DataFrame(schema=PARENTS)])
     looked_up: dict[str, pl.DataFrame] = field(default_factory=dict)
+    people: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_PEOPLE))
     merged: pl.DataFrame = field(init=False)
+    store: FhirStore = field(init=False)
 
     def __post_init__(self) -> None:
+        self.store = FhirStore.open(self.task.fhir)
         self.merged = merged_patients(self.task.fhir, self.task.bucket)
         self.report.merged = self.merged.height
 
     def resources(self, resource: str) -> None:
         """Make the events of all resources of one type, and account for each."""
-        frame = scan(self.task.fhir, resource, [self.task.bucket], self.knowledge.reads(resource))
+        paths = self.knowledge.reads(resource)
+        frame = scan(self.task.fhir, resource, [self.task.bucket], paths)
         kinds = self.knowledge.kinds_of(resource)
         names = frame.collect_schema().names()
         source = [column for column in ("_file", "_row") if column in names]
         listed = frame.select("id", *source).collect()
-        reads: set[str] = set()
+        # what a view would look at has been looked at, even if no resource of the bucket has it
+        reads = {path.partition(".")[0] for path in paths} - set(names)
         made: list[Made] = []
         rows: dict[str, pl.DataFrame] = {}
         for kind in kinds:
@@ -163,7 +169,7 @@ class _Maker:
             made.append(self.made(kind, rows[kind.view]))
         for name in set(self.knowledge.views_of(resource)) - set(rows):
             reads |= plan_view(self.knowledge.views[name], frame).reads
-        unread = sorted(FhirStore.open(self.task.fhir).elements(resource, names) - reads)
+        unread = sorted(self.store.elements(resource, names) - reads)
         if unread:
             self.report.unread[resource] = unread
         self.account(resource, listed, made)
@@ -176,17 +182,22 @@ class _Maker:
             rows = plan.frame.collect()
         except ComputeError as error:
             raise several_values(definition, error) from error
-        patients = rows["subject"].drop_nulls().unique()
-        subjects = pl.DataFrame({"subject": patients})
-        if self.merged.height:
-            if definition.resource == "Patient":  # who survives has facts of their own
-                rows = rows.filter(~pl.col("subject").is_in(self.merged[RETIRED].implode()))
-            subjects = pl.DataFrame({"subject": patients, "survivor": surviving(patients, self.merged)})
-        whose = pl.col(subjects.columns[-1])
-        subjects = subjects.select("subject", subject_id=subject_id(whose))
-        rows = rows.join(subjects, on="subject", how="left", maintain_order="left")
+        if self.merged.height and definition.resource == "Patient":  # who survives has facts of their own
+            rows = rows.filter(~pl.col("subject").is_in(self.merged[RETIRED].implode()))
+        self.meet(rows["subject"].drop_nulls().unique())
+        rows = rows.join(self.people, on="subject", how="left", maintain_order="left")
         rows = with_instants(rows, self.knowledge.dates_of(view), self.task.timezone)
         return rows.with_columns(resource_type=pl.lit(definition.resource)), plan.reads
+
+    def meet(self, patients: pl.Series) -> None:
+        """Note the `subject_id` of patients that no view has named before: for who was merged, the survivor's."""
+        new = patients.filter(~patients.is_in(self.people["subject"].implode()))
+        if len(new):
+            whose = surviving(new, self.merged) if self.merged.height else new
+            met = pl.DataFrame({"subject": new, "whose": whose}).select(
+                "subject", subject_id=subject_id(pl.col("whose"))
+            )
+            self.people = pl.concat([self.people, met])
 
     def made(self, kind: Kind, rows: pl.DataFrame) -> Made:
         joined = {view: self.lookup(view) for view, _ in kind.join}

@@ -74,8 +74,10 @@ def make_events(
         )
     frame = with_codes(with_instants(frame, kind.dates, timezone), kind, concepts)
     named, about = pl.col(Event.code).is_not_null(), pl.col(Event.subject_id).is_not_null()
-    missed = [_missed(frame, ~about, NO_PATIENT), _missed(frame, about & ~named, NO_CODE)]
-    coded = frame.filter(named & about)
+    missed = [_NOTHING.missed]
+    coded = frame if frame.select((named & about).all()).item() else frame.filter(named & about)
+    if coded.height < frame.height:
+        missed += [_missed(frame, ~about, NO_PATIENT), _missed(frame, about & ~named, NO_CODE)]
     clock = _Clock(coded.schema)
     timed = coded.lazy().with_columns(*clock.times(kind)).collect()
     if kind.when != WITHDRAWN and WITHDRAWN in coded.columns and coded[WITHDRAWN].any():
@@ -203,7 +205,10 @@ def _columns(kind: Kind, clock: _Clock, order: tuple[int, int], attributes: pl.E
         ),
         pl.col(Event.resource_type),
         pl.col(Event.resource_id),
-        pl.when(note.is_not_null()).then(pl.lit("note")).otherwise(pl.lit(kind.modality)).alias(Event.modality),
+        pl.when(note.is_not_null())
+        .then(pl.lit("note"))
+        .otherwise(pl.lit(kind.modality))
+        .alias(Event.modality),
         pl.lit(None, dtype=pl.String).alias(Event.span_array),
         pl.lit(None, dtype=pl.Int64).alias(Event.span_start),
         pl.lit(None, dtype=pl.Int32).alias(Event.span_length),

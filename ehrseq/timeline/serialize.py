@@ -76,8 +76,6 @@ def timeline(
             reports = _buckets(build, store, rules, views, workers, force)
             _enter(build, reports)
             _close_books(build, store, knowledge, reports)
-            if zone := store.manifest.notes.get("timezone"):
-                build.notes["timezone"] = zone  # of the source's clocks: what the hour of day is to be read in
             name = str(
                 store.manifest.config.get("source", "ehrseq")
             )  # not the folder's: equal work, equal bytes

@@ -61,7 +61,8 @@ def scan(folder: Path, resource: str, buckets: Sequence[str], paths: Iterable[st
     """Resources of one type in these buckets; of no rows and only an id if there are none.
 
     Mapped resources have their elements as columns. Imported ones are JSON, of which the elements in `paths` (down to
-    primitives) become columns here. Raises: SchemaError if a shard has no `id`.
+    primitives) become columns here, but for those that no resource has: a view plans around what is not there.
+    Raises: SchemaError if a shard has no `id`.
     """
     files = [path for bucket in buckets if (path := folder / resource / f"{bucket}.parquet").is_file()]
     if not files:
@@ -77,4 +78,7 @@ def scan(folder: Path, resource: str, buckets: Sequence[str], paths: Iterable[st
 def _from_json(frame: pl.LazyFrame, resource: str, paths: Iterable[str]) -> pl.LazyFrame:
     there = frame.collect()
     columns = json_columns(there[JSON], resource, {"id", *paths}).with_columns(there["id"])
-    return pl.concat([columns, there.select("_mapping", "_file", "_row")], how="horizontal").lazy()
+    empty = [column.name for column in columns if column.null_count() == columns.height]
+    return pl.concat(
+        [columns.drop(empty), there.select("_mapping", "_file", "_row")], how="horizontal"
+    ).lazy()
