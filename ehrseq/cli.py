@@ -372,6 +372,9 @@ def timeline(
     timezone: Annotated[
         str | None, typer.Option(help="Zone of dates without a clock; default: that of the source.")
     ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="Parquet file of subject_id and split (train, tuning, held_out).")
+    ] = None,
     workers: Workers = 1,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -381,7 +384,7 @@ def timeline(
     def work() -> Any:
         from ehrseq.timeline.serialize import timeline
 
-        return timeline(fhir, out, views=views, timezone=timezone, workers=workers)
+        return timeline(fhir, out, views=views, timezone=timezone, splits=splits, workers=workers)
 
     do("timeline", as_json, quiet, work)
 

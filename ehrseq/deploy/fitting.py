@@ -12,7 +12,7 @@ import polars as pl
 from ehrseq.core.dataset import Build, Result, input_of
 from ehrseq.core.files import sha256_file
 from ehrseq.core.manifest import Account, Input
-from ehrseq.core.progress import log
+from ehrseq.deploy.rivals import rivals
 from ehrseq.deploy.several import predict_outputs
 from ehrseq.evaluation.schema import Prediction
 from ehrseq.training.config import TrainConfig
@@ -52,15 +52,18 @@ def train_model(
     return build.result
 
 
-def predict_held_out(tokens: Path, examples: Path, model: Path, out: Path, *, seed: int = 0) -> Result:
-    """Predictions of the model and of both baselines for every held-out label.
+def predict_held_out(
+    tokens: Path, examples: Path, model: Path, out: Path, *, timeline: Path | None = None, seed: int = 0
+) -> Result:
+    """Predictions for every held-out label, by the model and by what stands beside it (see `rivals`).
 
-    The baselines are fitted on the training split and chosen on the tuning split, as the model was.
+    Baselines are fitted on the training split and chosen on the tuning split, as the model was. `timeline` is what the
+    tokens were made of; without it there are no clinical scores.
     """
     inputs = [input_of("tokens", tokens), input_of("examples", examples), input_of("model", model)]
     with Build(out, kind="predictions", config={"split": "held_out", "seed": seed}, inputs=inputs) as build:
         if not build.unchanged:
-            frames = [_of_model(tokens, examples, model), *_of_baselines(tokens, examples, seed)]
+            frames = _single(tokens, examples, model, timeline, seed)
             together = pl.concat(frames).sort("task", maintain_order=True)
             Prediction.check(together)
             build.write("held_out.parquet", together)
@@ -72,25 +75,22 @@ def predict_held_out(tokens: Path, examples: Path, model: Path, out: Path, *, se
     return build.result
 
 
-def _of_model(tokens: Path, examples: Path, model: Path) -> pl.DataFrame:
+def _single(
+    tokens: Path, examples: Path, model: Path, timeline: Path | None, seed: int
+) -> list[pl.DataFrame]:
+    """Of the tasks with one output: the model's frame first."""
     from ehrseq.tokens.packing import Examples
     from ehrseq.tokens.store import TokenStore
     from ehrseq.training.predict import predict
 
-    found = predict(model / "model", TokenStore.open(tokens), Examples.load(examples), split="held_out")
-    return _frame(dict(found), MODEL)
-
-
-def _of_baselines(tokens: Path, examples: Path, seed: int) -> list[pl.DataFrame]:
-    from ehrseq.models.baselines import fit_baselines
-    from ehrseq.tokens.packing import Examples
-    from ehrseq.tokens.store import TokenStore
-
-    frames = []
-    for name, found in fit_baselines(TokenStore.open(tokens), Examples.load(examples), seed=seed).items():
-        log("baseline", name=name)
-        frames.append(_frame(dict(found), name))
-    return frames
+    store, asked = TokenStore.open(tokens), Examples.load(examples)
+    found = {split: predict(model / "model", store, asked, split=split) for split in ("tuning", "held_out")}
+    own = {split: of["probability"] for split, of in found.items()}
+    beside = rivals(store, asked, own, MODEL, timeline=timeline, seed=seed)
+    return [
+        _frame(dict(found["held_out"]), MODEL),
+        *(_frame(dict(columns), name) for name, columns in beside.items()),
+    ]
 
 
 def _frame(columns: dict[str, object], model: str) -> pl.DataFrame:

@@ -216,7 +216,8 @@ def _learn(
     stages.add("audit", audit(timeline, tokens, labels, examples, out / "audit", seed=seed))
     model = stages.add("model", train_model(tokens, examples, out / "model", config))
     predictions = stages.add(
-        "predictions", predict_held_out(tokens, examples, model, out / "predictions", seed=seed)
+        "predictions",
+        predict_held_out(tokens, examples, model, out / "predictions", timeline=timeline, seed=seed),
     )
     evaluation = write_evaluation(
         out / "report", title=title, predictions=predictions,

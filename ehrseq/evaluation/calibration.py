@@ -45,6 +45,27 @@ def equal_mass_bins(scores: Floats, weights: Floats | None = None, bins: int = B
     return np.asarray(number[run], dtype=np.int64)
 
 
+def smoothed_risk(labels: Floats, probabilities: Floats, span: float = 0.75, grid: int = 200) -> Floats:
+    """Observed risk at each prediction [n] by local linear regression (loess without its robust steps).
+
+    Source: Cleveland 1979, J Am Stat Assoc 74:829.
+    """
+    points = np.unique(np.quantile(probabilities, np.linspace(0.0, 1.0, grid)))
+    nearest = max(2, int(np.ceil(span * labels.size)))
+    risk = np.empty_like(points)
+    for number, point in enumerate(points):
+        away = probabilities - point
+        far = np.abs(away)
+        reach = np.partition(far, nearest - 1)[nearest - 1]
+        weight = np.clip(1.0 - (far / (reach * (1.0 + 1e-9) + 1e-12)) ** 3, 0.0, None) ** 3
+        mass, first, second = weight.sum(), weight @ away, weight @ (away * away)
+        level, slope = weight @ labels, weight @ (labels * away)
+        spread = mass * second - first * first
+        straight = spread > 1e-12 * max(mass * second, 1e-300)
+        risk[number] = (second * level - first * slope) / spread if straight else level / mass
+    return np.interp(probabilities, points, np.clip(risk, 0.0, 1.0))
+
+
 def fit_intercept(labels: Floats, logits: Floats, weights: Floats) -> float:
     """Intercept of the calibration line with its slope held at 1; arrays [n].
 

@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-BASELINES = ("gradient_boosting", "boosting", "logistic", "logistic_regression", "prevalence")
+BASELINES = (
+    "gradient_boosting", "boosting", "logistic", "logistic_regression", "aews", "hospital", "liu", "prevalence",
+)  # fmt: skip
 
 _MODELS = {
     "attainable": "attainable",
@@ -17,6 +19,7 @@ _MODELS = {
     "tann": "TANN",
     "aews": "aEWS",
     "hospital": "HOSPITAL",
+    "liu": "Liu",
 }
 
 METRIC_NAMES = {

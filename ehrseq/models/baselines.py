@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ehrseq.core.errors import ConfigError, ModelError, closest
 from ehrseq.models.prefix_features import SUMMARIES, Floats, log_counts, value_summaries
+from ehrseq.models.trees import TreeConfig, fit_trees
 from ehrseq.tokens.packing import Examples, Ints
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Baseline:
                     f"baseline {self.name} was not fitted for task {task!r}: {', '.join(self.models)}."
                 )
             features = self._features(store, examples, rows[mine])
-            out[mine] = self.models[task].predict_proba(features)[:, 1]
+            out[mine] = self.models[task].predict(features)
         return out
 
     def _features(self, store: "TokenStore", examples: Examples, rows: Ints) -> Any:
@@ -156,16 +157,27 @@ def _loss(model: Any, features: Any, labels: NDArray[np.float32]) -> float:
     """Mean log loss; with no tuning labels every choice is as good."""
     if len(labels) == 0:
         return 0.0
-    chance = np.clip(model.predict_proba(features)[:, 1], 1e-7, 1 - 1e-7)
+    chance = np.clip(model.predict(features), 1e-7, 1 - 1e-7)
     return float(-np.mean(labels * np.log(chance) + (1 - labels) * np.log(1 - chance)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Logistic:
+    """scikit-learn's regression, with the one method that is asked of every learner here."""
+
+    model: Any
+
+    def predict(self, features: Any) -> Floats:
+        found: Floats = self.model.predict_proba(features)[:, 1]
+        return found
 
 
 def _fit_logistic(features: dict[str, Any], labels: dict[str, Any], seed: int) -> tuple[Any, float]:
     from sklearn.linear_model import LogisticRegression
 
     tried = {
-        strength: LogisticRegression(C=strength, tol=1e-3, max_iter=1000).fit(
-            features["train"], labels["train"]
+        strength: _Logistic(
+            LogisticRegression(C=strength, tol=1e-3, max_iter=1000).fit(features["train"], labels["train"])
         )
         for strength in _PENALTIES
     }
@@ -173,37 +185,20 @@ def _fit_logistic(features: dict[str, Any], labels: dict[str, Any], seed: int) -
     return tried[best], best
 
 
-@dataclass(frozen=True, slots=True)
-class _Trees:
-    """Boosted trees on the columns that had a value in the training split; the binning cannot take others."""
-
-    model: Any
-    columns: NDArray[np.intp]
-
-    def predict_proba(self, features: Floats) -> Floats:
-        found: Floats = self.model.predict_proba(features[:, self.columns])
-        return found
-
-
 def _fit_trees(features: dict[str, Any], labels: dict[str, Any], seed: int) -> tuple[Any, float]:
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
     stops = len(np.unique(labels["tuning"])) == 2
-    columns = np.flatnonzero(~np.isnan(features["train"]).all(axis=0))
-    given = {"X_val": features["tuning"][:, columns], "y_val": labels["tuning"]} if stops else {}
-    tried = {
-        leaves: HistGradientBoostingClassifier(
+    watched = (features["tuning"], labels["tuning"]) if stops else None
+    tried = {}
+    for leaves in _LEAVES:
+        config = TreeConfig(
+            rounds=150 if stops else 30,
             learning_rate=0.1,
-            max_iter=150 if stops else 30,
-            max_leaf_nodes=leaves,
-            min_samples_leaf=20,
-            max_features=0.3,
-            early_stopping=stops,
-            n_iter_no_change=10,
-            random_state=seed,
-        ).fit(features["train"][:, columns], labels["train"], **given)
-        for leaves in _LEAVES
-    }
-    trees = {leaves: _Trees(model, columns) for leaves, model in tried.items()}
-    best = min(trees, key=lambda leaves: _loss(trees[leaves], features["tuning"], labels["tuning"]))
-    return trees[best], float(best)
+            leaves=leaves,
+            least_in_leaf=20,
+            columns=0.3,
+            ridge=0.0,
+            bins=255,
+        )
+        tried[leaves] = fit_trees(features["train"], labels["train"], config, tuning=watched, seed=seed)
+    best = min(tried, key=lambda leaves: _loss(tried[leaves], features["tuning"], labels["tuning"]))
+    return tried[best], float(best)

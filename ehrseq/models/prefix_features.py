@@ -27,7 +27,7 @@ SUMMARIES = ("last", "min", "max", "mean", "trend", "hours_since")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Pairs:
+class Pairs:
     """Visible tokens of some labels: P pairs, sorted by label and time."""
 
     label: Ints  # [P] 0..n-1 within the piece
@@ -35,26 +35,35 @@ class _Pairs:
     value: Floats  # [P], NaN = none
     hours: Floats  # [P] from the event to the prediction
 
+    def take(self, which: NDArray[Any]) -> "Pairs":
+        """Some of the pairs: a mask [P] or positions."""
+        return Pairs(self.label[which], self.code[which], self.value[which], self.hours[which])
 
-def _pieces(store: "TokenStore", examples: Examples, rows: Ints) -> Iterator[tuple[slice, _Pairs]]:
-    """Split the labels into pieces whose visible tokens fit in memory."""
+
+def pieces(
+    store: "TokenStore", examples: Examples, rows: Ints, values: NDArray[Any] | None = None
+) -> Iterator[tuple[slice, Pairs]]:
+    """Split the labels into pieces whose visible tokens fit in memory.
+
+    `values` [N] stand in for the store's normalised ones (NaN = none).
+    """
     ends = np.cumsum(examples.position[rows])
     start = 0
     while start < len(rows):
         before = ends[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, before + _PAIRS_AT_ONCE, side="right")))
-        yield slice(start, stop), _pairs(store, examples, rows[start:stop])
+        yield slice(start, stop), _pairs(store, examples, rows[start:stop], values)
         start = stop
 
 
-def _pairs(store: "TokenStore", examples: Examples, rows: Ints) -> _Pairs:
+def _pairs(store: "TokenStore", examples: Examples, rows: Ints, values: NDArray[Any] | None) -> Pairs:
     visible = examples.position[rows]
     token = ranges(np.asarray(store.offsets)[examples.subject[rows]], visible)
     asked = np.repeat(examples.prediction_time[rows], visible)
-    return _Pairs(
+    return Pairs(
         label=np.repeat(np.arange(len(rows)), visible),
         code=np.asarray(store.code)[token],
-        value=np.asarray(store.value)[token].astype(np.float64),
+        value=np.asarray(store.value if values is None else values)[token].astype(np.float64),
         hours=np.maximum(asked - np.asarray(store.time)[token], 0) / _US_PER_HOUR,
     )
 
@@ -70,7 +79,7 @@ def log_counts(
     from scipy import sparse  # type: ignore[import-untyped]
 
     blocks = []
-    for _, pairs in _pieces(store, examples, rows):
+    for _, pairs in pieces(store, examples, rows):
         labels = int(pairs.label[-1]) + 1
         shape = (labels, codes)
         found = []
@@ -103,7 +112,7 @@ def value_summaries(store: "TokenStore", examples: Examples, rows: Ints, codes: 
     `trend` is the least-squares slope of the (normalised) value per day; NaN with fewer than two times.
     """
     out = np.full((len(rows), len(codes), len(SUMMARIES)), np.nan)
-    for piece, pairs in _pieces(store, examples, rows):
+    for piece, pairs in pieces(store, examples, rows):
         column = _columns_of(pairs.code, codes)
         use = (column >= 0) & ~np.isnan(pairs.value)
         group = pairs.label[use] * len(codes) + column[use]

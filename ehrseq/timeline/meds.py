@@ -66,6 +66,29 @@ def split_subjects(
     return pl.DataFrame({"subject_id": ids, "split": pl.Series(names, dtype=pl.String)})
 
 
+def read_splits(path: Path) -> pl.DataFrame:
+    """`subject_id` Int64 and `split` of a Parquet file. Raises: TimelineError if it is none, or names one twice."""
+    try:
+        found = pl.read_parquet(path, columns=[Event.subject_id, "split"])
+        found = found.cast({Event.subject_id: pl.Int64, "split": pl.String}).drop_nulls()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise TimelineError(
+            f"{path}: cannot be read ({type(error).__name__}). Expected a Parquet file of subject_id and split."
+        ) from error
+    if strange := sorted(set(found["split"].to_list()) - set(SPLITS)):
+        raise TimelineError(f"{path}: split {strange[0]!r}; expected {', '.join(SPLITS)}.")
+    if found[Event.subject_id].is_duplicated().any():
+        raise TimelineError(f"{path}: a subject is there twice. Expected one split for each.")
+    return found
+
+
+def splits_of(subjects: pl.Series, given: pl.DataFrame) -> pl.DataFrame:
+    """Each subject's split as `given` says; held out where it says nothing."""
+    ids = pl.DataFrame({Event.subject_id: subjects.cast(pl.Int64).sort()})
+    found = ids.join(given, on=Event.subject_id, how="left", maintain_order="left")
+    return found.select(Event.subject_id, pl.col("split").fill_null(SPLITS[-1]))
+
+
 def check_fractions(fractions: Sequence[float]) -> None:
     """Raises: ConfigError if these are not the shares of train, tuning and held_out."""
     if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:

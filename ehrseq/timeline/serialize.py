@@ -16,7 +16,7 @@ import ehrseq
 from ehrseq.core.dataset import Build, Result, input_of, take_over
 from ehrseq.core.errors import DataQualityError
 from ehrseq.core.executor import run_tasks
-from ehrseq.core.files import write_json
+from ehrseq.core.files import sha256_file, write_json
 from ehrseq.core.gate import refuse_rejects
 from ehrseq.core.hashing import content_hash
 from ehrseq.core.manifest import Account
@@ -43,6 +43,7 @@ def timeline(
     timezone: str | None = None,
     declared: Mapping[str, Any] | None = None,
     split: Sequence[float] = (0.8, 0.1, 0.1),
+    splits: Path | None = None,
     seed: int = 0,
     workers: int = 1,
     max_reject_fraction: float = 0.05,
@@ -53,10 +54,10 @@ def timeline(
     `views` is a folder that adds to, replaces or removes shipped views and kinds (see knowable.yaml). `timezone` is
     the hospital's: dates without a time of day are meant there; by default that of the source that was mapped, else
     UTC. `declared`: when facts are knowable, where mappings say so; by default as the store says. `split` and `seed`
-    decide which subjects are for
-    training, tuning and held out. Raises: TimelineError (a view or table is wrong), SchemaError (no FHIR store),
-    ConfigError, DataQualityError when more than `max_reject_fraction` of the resources are rejected, StorageError,
-    BusyError.
+    decide which subjects are for training, tuning and held out, or `splits` does: a Parquet file of `subject_id` and
+    `split`, as MEDS has it; subjects that it does not name are held out. Raises: TimelineError (a view or table is
+    wrong), SchemaError (no FHIR store), ConfigError, DataQualityError when more than `max_reject_fraction` of the
+    resources are rejected, StorageError, BusyError.
     """
     fhir, views = Path(fhir), Path(views) if views else None
     meds.check_fractions(split)
@@ -71,6 +72,9 @@ def timeline(
     }
     knowledge = knowledge_of(views, rules["rules"], rules["declared"])
     config = {**rules, "split": list(split), "seed": seed, "max_reject_fraction": max_reject_fraction}
+    given = meds.read_splits(Path(splits)) if splits else None
+    if splits:
+        config["split"] = sha256_file(Path(splits))
     with Build(out, kind="timeline", config=config, inputs=[input_of("fhir", fhir)], force=force) as build:
         if not build.unchanged:
             reports = _buckets(build, store, rules, views, workers, force)
@@ -79,7 +83,7 @@ def timeline(
             name = str(
                 store.manifest.config.get("source", "ehrseq")
             )  # not the folder's: equal work, equal bytes
-            _metadata(build, reports, name=name, split=split, seed=seed)
+            _metadata(build, reports, name=name, split=split, seed=seed, given=given)
             refuse_rejects(build, max_reject_fraction, ("resource_type", "reason"), noun="resources")
     return build.result
 
@@ -198,7 +202,13 @@ def _summed(tables: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, 
 
 
 def _metadata(
-    build: Build, reports: Sequence[BucketReport], *, name: str, split: Sequence[float], seed: int
+    build: Build,
+    reports: Sequence[BucketReport],
+    *,
+    name: str,
+    split: Sequence[float],
+    seed: int,
+    given: pl.DataFrame | None,
 ) -> None:
     """Write what MEDS wants beside the data."""
     data = [path for report in reports if (path := build.folder / _PARTS[0].format(report.bucket)).is_file()]
@@ -215,6 +225,8 @@ def _metadata(
     build.enter(meds.DATASET, rows=1)
     parts = [build.folder / _PARTS[2].format(report.bucket) for report in reports]
     subject_splits = meds.split_subjects(everyone, split, seed)
+    if given is not None:
+        subject_splits = meds.splits_of(everyone, given)
     for name, frame in ((meds.CODES, merged_codes(parts)), (meds.SUBJECT_SPLITS, subject_splits)):
         write_meds_parquet(frame, build.path(name))
         build.enter(name, rows=frame.height, schema=frame.schema, sorted_by=frame.columns[:1])
