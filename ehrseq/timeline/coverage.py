@@ -189,6 +189,7 @@ def _roles(kind: Kind) -> Iterator[tuple[str, str]]:
     """(column, role) of everything that a kind takes from its views."""
     for stem in (*kind.concept, *kind.answer):
         yield from ((f"{stem}_{part}", "code") for part in _STEM)
+    yield from ((column, "code") for part in kind.parts for column in part)
     for name in kind.attributes:
         yield from ((f"{name}{part}", "attribute") for part in ("", "_unit", "_code", "_text", "_display"))
     times = [column for source in kind.sources for part in (*source.parts, source.unless) for column in part]
