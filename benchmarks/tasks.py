@@ -105,7 +105,7 @@ def of_features(chosen: argparse.Namespace, timeline: Path, folder: Path) -> dic
 def against_aces(chosen: argparse.Namespace, invented_timeline: Path, folder: Path) -> None:
     """A line for each task and timeline: labels equal or not, and what each program spent."""
     shipped = ["in_hospital_mortality_24h", "readmission_30d", "long_stay_7d", "icu_transfer_24h"]
-    shipped += ["in_hospital_mortality_admission", "readmission_30d_24h", "discharge_diagnoses_discharge"]
+    shipped += ["in_hospital_mortality_admission", "readmission_30d_24h", "icu_transfer_admission"]
     pairs = [(find_task(shipped[0]), invented_timeline)]
     if chosen.meds:
         imported = as_timeline(folder / "meds", read_meds(chosen.meds), shards=1)

@@ -91,6 +91,20 @@ def test_a_code_that_only_some_of_the_sick_have(tmp_path: Path):
     }
 
 
+def test_an_output_among_several_that_is_given_away(tmp_path: Path):
+    several = TASK.replace(
+        "outcome: {code: OUTCOME}", "outcome: {code: OUTCOME}, lab: {code: {regex: '^LAB//[1-9]$'}}"
+    )
+    several = several.replace("label: outcome", "label: [outcome, lab]")
+    made(tmp_path / "clean", task=several).audit()
+    leaking = made(tmp_path / "leaking", lambda n, sick: [(1, "PALLIATIVE", None)] if sick else [], several)
+    with pytest.raises(LeakageError) as error:
+        leaking.audit()
+    assert {(finding.check, finding.where) for finding in error.value.findings} == {
+        ("single_feature", "labels.outcome")
+    }
+
+
 def test_a_value_that_is_the_outcome(tmp_path: Path):
     assert found(made(tmp_path, lambda n, sick: [(1, "SCORE", n / 1000 + sick)])) == {"single_feature"}
 
