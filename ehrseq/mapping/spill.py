@@ -77,9 +77,13 @@ def spill_tasks(
     """One task for each file, with its name in provenance; neighbours of one table go together while they are small."""
     groups: list[tuple[str, list[Path | Partition]]] = []
     room = 0
+    known = {
+        path: (_size(path), label(path))
+        for path in dict.fromkeys(p for paths in files.values() for p in paths)
+    }
     for name, paths in files.items():
         for path in paths:
-            size = _size(path)
+            size = known[path][0]
             if not groups or groups[-1][0] != name or size > room:
                 groups.append((name, []))
                 room = _BYTES_TOGETHER
@@ -90,7 +94,7 @@ def spill_tasks(
     return [
         SpillTask(
             source.tables[name],
-            tuple((path, label(path)) for path in paths),
+            tuple((path, known[path][1]) for path in paths),
             number, folder, buckets, merged,
         )
         for number, (name, paths) in enumerate(groups)
