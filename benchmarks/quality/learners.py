@@ -13,8 +13,8 @@ from threadpoolctl import threadpool_limits
 
 from ehrseq.core.executor import run_tasks
 from ehrseq.core.hashing import stable_hash
-from ehrseq.models.config import ModelConfig
 from ehrseq.models.ensemble import Ensemble, fit_ensemble, mean_of
+from ehrseq.models.families import TransformerConfig
 from ehrseq.models.prefix_features import ages, log_counts
 from ehrseq.models.ridge import fit_ridge
 from ehrseq.models.series import code_series, shipped_series
@@ -35,7 +35,7 @@ _ROWS_OF_A_PART = 1_000
 _FEWEST_VALUES = 500  # of a code, over all training subjects
 RIDGE_PENALTY = 0.3
 SEQUENCE = TrainConfig(
-    model=ModelConfig(dim=64, layers=1, dropout=0.3, pools=8),
+    model=TransformerConfig(dim=64, layers=1, dropout=0.3, pools=8),
     context=1024, row_length=1024, batch_rows=8, epochs=8, patience=2, learning_rate=1e-3,
 )  # fmt: skip
 

@@ -1,44 +1,74 @@
 """The attention seam: one function, several backends, one meaning.
 
-A position attends to itself and to earlier positions of the same segment. Padding (segment 0) attends to nothing
-and gives zeros. Segments are contiguous, as the loader packs them.
+A position attends to itself and to earlier positions of the same segment, within a local window if one is given.
+Padding (segment 0) attends to nothing and gives zeros. Segments are contiguous and padding stands at the row's end,
+as the loader packs them.
 """
 
 import math
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from ehrseq.core.errors import ConfigError, ShapeError, closest
+from ehrseq.core.errors import ConfigError, ModelError, ShapeError, closest
+from ehrseq.core.progress import log
 
-BACKENDS = ("reference", "blockwise")
-_MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
+BACKENDS = ("reference", "blockwise", "cudnn", "splash")
+AUTO = "auto"
+MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 
 
 def attention(
-    q: Array, k: Array, v: Array, segment: Array, *, backend: str = "reference", block: int = 128
+    q: Array,
+    k: Array,
+    v: Array,
+    segment: Array,
+    *,
+    backend: str = "reference",
+    window: int = 0,
+    block: int = 128,
+    segments: int = 64,
 ) -> Array:
     """Causal attention inside segments.
 
-    `q` `k` `v` [B, T, H, D], any float dtype; `segment` [B, T] int, 0 = padding. Returns [B, T, H, D] of q's
-    dtype; scores and sums are float32. `block` is the tile of the blockwise backend.
+    `q` [B, T, H, D], `k` `v` [B, T, G, D], any float dtype; G divides H, and query heads h * H / G and following share
+    a key head (grouped queries). `segment` [B, T] int, 0 = padding. `window` > 0: only the last `window` positions,
+    itself counted. Returns [B, T, H, D] of q's dtype; scores and sums are float32.
 
-    - `reference`: the T x T scores at once; plainest, fastest for short rows.
-    - `blockwise`: exact too, in tiles; memory grows with T, and tiles outside a segment are skipped, so packed
-      short segments cost what they are. Source: Dao et al. 2022 (FlashAttention), algorithms 1 and 4.
+    - `reference`: the T x T scores at once; plainest.
+    - `blockwise`: exact too, in tiles of `block`; memory grows with T, and tiles outside a segment or window are
+      skipped, so packed short segments cost what they are.
+    - `cudnn`: NVIDIA's fused kernel on packed rows, Hopper or later, 16-bit floats. At most `segments` segments a
+      row; a row with more gives NaN, as no error can be raised on the device.
+    - `splash`: the Pallas kernel on TPU.
+
+    Source: Dao et al. 2022 (FlashAttention), algorithms 1 and 4; Ainslie et al. 2023 for grouped queries.
 
     Raises: ConfigError for an unknown backend; ShapeError if the shapes do not agree.
     """
-    if q.shape != k.shape or q.shape != v.shape or segment.shape != q.shape[:2]:
+    agree = k.shape == v.shape and q.shape[:2] == k.shape[:2] == segment.shape and q.shape[3] == k.shape[3]
+    if not agree or q.shape[2] % k.shape[2]:
         raise ShapeError(
             f"attention: q {q.shape}, k {k.shape}, v {v.shape}, segment {segment.shape} do not agree."
         )
     if backend == "reference":
-        return _reference(q, k, v, segment)
+        return _reference(q, k, v, segment, window)
     if backend == "blockwise":
-        return _padded_blockwise(q, k, v, segment, min(block, q.shape[1]))
+        from ehrseq.models.blockwise import blockwise
+
+        return blockwise(q, k, v, segment, window=window, block=block)
+    if backend == "cudnn":
+        from ehrseq.models.cudnn import packed
+
+        return packed(q, k, v, segment, window=window, segments=segments)
+    if backend == "splash":
+        from ehrseq.models.splash import splash
+
+        return splash(q, k, v, segment, window=window)
     raise ConfigError(
         f"attention backend {backend!r} is not one of {', '.join(BACKENDS)}.{closest(backend, BACKENDS)}"
     )
@@ -51,132 +81,88 @@ def segment_starts(segment: Array) -> Array:
     return lax.cummax(jnp.where(new, index, 0), axis=1)
 
 
-def _reference(q: Array, k: Array, v: Array, segment: Array) -> Array:
-    index = jnp.arange(q.shape[1])
-    allowed = _allowed(segment, segment, index, index)
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * _scale(q)
-    scores = jnp.where(allowed, scores, _MASKED)
+def _reference(q: Array, k: Array, v: Array, segment: Array, window: int) -> Array:
+    batch, length, heads, width = q.shape
+    index = jnp.arange(length)
+    allowed = may_attend(segment, segment, index, index, window)
+    grouped = q.reshape(batch, length, k.shape[2], -1, width)
+    scores = jnp.einsum("bqgrd,bkgd->bgrqk", grouped, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(allowed, scores / math.sqrt(width), MASKED)
     weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True))) * allowed
     weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-30)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)
+    out = jnp.einsum("bgrqk,bkgd->bqgrd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return out.reshape(batch, length, heads, width).astype(q.dtype)
 
 
-def _allowed(segment_q: Array, segment_k: Array, index_q: Array, index_k: Array) -> Array:
-    """[B, 1, Q, K]: may query q look at key k?"""
+def may_attend(segment_q: Array, segment_k: Array, index_q: Array, index_k: Array, window: int) -> Array:
+    """[B, 1, 1, Q, K] bool: may query q look at key k? Segments [B, Q] and [B, K], indices [Q] and [K]."""
     same = (segment_q[:, :, None] == segment_k[:, None, :]) & (segment_q > 0)[:, :, None]
-    return (same & (index_q[:, None] >= index_k[None, :]))[:, None]
+    ago = index_q[:, None] - index_k[None, :]
+    near = (ago >= 0) & (ago < window) if window else ago >= 0
+    return (same & near)[:, None, None]
 
 
-def _scale(q: Array) -> float:
-    return 1 / math.sqrt(q.shape[-1])
+@cache
+def choose(backend: str, dtype: str, heads: int, kv_heads: int, width: int, window: int) -> str:
+    """The backend that `backend` means here: itself, or for "auto" the fastest of this platform that is right.
+
+    Each candidate must give the values and the gradients of the reference on a small packed batch; one that does
+    not is named in the log and the next is taken. Call it outside of jit.
+
+    Raises: ConfigError for an unknown name; ModelError if a backend asked for by name fails the check.
+    """
+    if backend not in (*BACKENDS, AUTO):
+        known = (AUTO, *BACKENDS)
+        raise ConfigError(
+            f"attention backend {backend!r} is not one of {', '.join(known)}.{closest(backend, known)}"
+        )
+    if backend in ("reference", "blockwise"):  # pure JAX: their proofs are in the tests
+        return backend
+    platform = jax.default_backend()
+    candidates = {"gpu": ["cudnn"], "tpu": ["splash"]}.get(platform, []) if backend == AUTO else [backend]
+    for candidate in candidates:
+        reason = self_check(candidate, dtype, heads, kv_heads, width, window)
+        if not reason:
+            log("attention", backend=candidate, platform=platform, checked="values and gradients")
+            return candidate
+        if backend != AUTO:
+            raise ModelError(f"attention backend {backend!r} cannot be used on {platform}: {reason}")
+        log("attention", refused=candidate, platform=platform, reason=reason)
+    return "blockwise"
 
 
-def _padded_blockwise(q: Array, k: Array, v: Array, segment: Array, block: int) -> Array:
-    extra = -q.shape[1] % block
-    if extra:
-        q, k, v = (jnp.pad(x, ((0, 0), (0, extra), (0, 0), (0, 0))) for x in (q, k, v))
-        segment = jnp.pad(segment, ((0, 0), (0, extra)))
-    return _blockwise(q, k, v, segment, block)[:, : q.shape[1] - extra]
+def self_check(backend: str, dtype: str, heads: int, kv_heads: int, width: int, window: int) -> str:
+    """Compare a backend with the reference, values and gradients; "" if they agree, else what is wrong."""
+    length = 256
+    lengths = [[100, 1, 60, 50], [256]]  # full and padded rows, a segment of one event
+    rows = [np.repeat(np.arange(1, len(row) + 1), row) for row in lengths]
+    segment = jnp.asarray(np.stack([np.pad(row, (0, length - len(row))) for row in rows]), jnp.int32)
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = [(2, length, count, width) for count in (heads, kv_heads, kv_heads, heads)]
+    q, k, v, slope = (
+        jax.random.normal(key, shape, jnp.dtype(dtype)) for key, shape in zip(keys, shapes, strict=True)
+    )
 
+    @partial(jax.jit, static_argnums=0)
+    def run(one: str, q: Array, k: Array, v: Array, segment: Array, slope: Array) -> list[Array]:
+        attend: Callable[..., Array] = partial(attention, backend=one, window=window)
+        out, pull = jax.vjp(lambda *qkv: attend(*qkv, segment), q, k, v)
+        return [out, *pull(slope)]
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _blockwise(q: Array, k: Array, v: Array, segment: Array, block: int) -> Array:
-    return _forward(q, k, v, segment, block)[0]
-
-
-def _tile(x: Array, i: Array, block: int) -> Array:
-    return lax.dynamic_slice_in_dim(x, i * block, block, axis=1)
-
-
-def _scores(q: Array, k: Array, segment: Array, i: Array, j: Array, block: int) -> tuple[Array, Array]:
-    """Scores of query tile `q` = i against key tile `k` = j, and where they count: [B, H, Q, K], [B, 1, Q, K]."""
-    index = jnp.arange(block)
-    tiles = (_tile(segment, i, block), _tile(segment, j, block))
-    allowed = _allowed(*tiles, index + i * block, index + j * block)
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * _scale(q)
-    return jnp.where(allowed, scores, _MASKED), allowed
-
-
-def _first_tiles(segment: Array, block: int) -> Array:
-    """First key tile that any row of the batch needs, per query tile: [T / block]."""
-    return segment_starts(segment)[:, ::block].min(0) // block
-
-
-def _forward(q: Array, k: Array, v: Array, segment: Array, block: int) -> tuple[Array, Array]:
-    """Output [B, T, H, D] and log of the softmax's sum [B, H, T]."""
-    batch, _, heads, width = q.shape
-
-    def query_tile(_: None, step: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
-        i, first = step
-        q_i = _tile(q, i, block)
-
-        def key_tile(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            top, total, out = carry
-            scores, allowed = _scores(q_i, _tile(k, j, block), segment, i, j, block)
-            new_top = jnp.maximum(top, scores.max(-1))
-            weights = jnp.exp(scores - new_top[..., None]) * allowed
-            shrink = jnp.exp(top - new_top)
-            value = jnp.einsum("bhqk,bkhd->bhqd", weights.astype(v.dtype), _tile(v, j, block))
-            return new_top, total * shrink + weights.sum(-1), out * shrink[..., None] + value
-
-        empty = jnp.full((batch, heads, block), _MASKED, jnp.float32)
-        start = (empty, jnp.zeros_like(empty), jnp.zeros((batch, heads, block, width), jnp.float32))
-        top, total, out = lax.fori_loop(first, i + 1, key_tile, start)
-        total = jnp.maximum(total, 1e-30)
-        return None, ((out / total[..., None]).astype(q.dtype), top + jnp.log(total))
-
-    steps = (jnp.arange(q.shape[1] // block), _first_tiles(segment, block))
-    _, (out, log_sum) = lax.scan(query_tile, None, steps)
-    out = jnp.moveaxis(out, 0, 2).reshape(batch, heads, -1, width)
-    return jnp.swapaxes(out, 1, 2), jnp.moveaxis(log_sum, 0, 2).reshape(batch, heads, -1)
-
-
-type _Saved = tuple[Array, Array, Array, Array, Array, Array]
-
-
-def _keep(q: Array, k: Array, v: Array, segment: Array, block: int) -> tuple[Array, _Saved]:
-    out, log_sum = _forward(q, k, v, segment, block)
-    return out, (q, k, v, segment, out, log_sum)
-
-
-def _backward(block: int, saved: _Saved, grad: Array) -> tuple[Array, Array, Array, None]:
-    """Gradients by recomputing each tile's weights from the saved log-sums."""
-    q, k, v, segment, out, log_sum = saved
-    correction = jnp.einsum("bthd,bthd->bht", grad, out, preferred_element_type=jnp.float32)
-
-    def query_tile(
-        carry: tuple[Array, Array], step: tuple[Array, Array]
-    ) -> tuple[tuple[Array, Array], Array]:
-        i, first = step
-        q_i, grad_i = _tile(q, i, block), _tile(grad, i, block)
-        log_sum_i = lax.dynamic_slice_in_dim(log_sum, i * block, block, axis=2)
-        correction_i = lax.dynamic_slice_in_dim(correction, i * block, block, axis=2)
-
-        def key_tile(j: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            dq_i, dk, dv = sums
-            k_j, v_j = _tile(k, j, block), _tile(v, j, block)
-            scores, allowed = _scores(q_i, k_j, segment, i, j, block)
-            weights = jnp.exp(scores - log_sum_i[..., None]) * allowed
-            d_weights = jnp.einsum("bqhd,bkhd->bhqk", grad_i, v_j, preferred_element_type=jnp.float32)
-            d_scores = weights * (d_weights - correction_i[..., None]) * _scale(q)
-            dq_i += jnp.einsum("bhqk,bkhd->bqhd", d_scores, k_j)
-            dk = _add_tile(dk, jnp.einsum("bhqk,bqhd->bkhd", d_scores, q_i), j, block)
-            dv = _add_tile(dv, jnp.einsum("bhqk,bqhd->bkhd", weights, grad_i), j, block)
-            return dq_i, dk, dv
-
-        start = (jnp.zeros(q_i.shape, jnp.float32), *carry)
-        dq_i, dk, dv = lax.fori_loop(first, i + 1, key_tile, start)
-        return (dk, dv), dq_i
-
-    zeros = jnp.zeros(k.shape, jnp.float32)
-    steps = (jnp.arange(q.shape[1] // block), _first_tiles(segment, block))
-    (dk, dv), dq = lax.scan(query_tile, (zeros, zeros), steps)
-    dq = jnp.moveaxis(dq, 0, 1).reshape(q.shape)
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
-
-
-def _add_tile(x: Array, tile: Array, j: Array, block: int) -> Array:
-    return lax.dynamic_update_slice_in_dim(x, _tile(x, j, block) + tile, j * block, axis=1)
-
-
-_blockwise.defvjp(_keep, _backward)
+    try:
+        found, expected = (
+            [np.asarray(x, np.float32) for x in run(one, q, k, v, segment, slope)]
+            for one in (backend, "reference")
+        )
+    except Exception as error:  # kernels refuse in many ways: no device, architecture, width, version
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    tolerance = (
+        0.06 if dtype == "bfloat16" else 2e-3
+    )  # 8 bits through two products; fused sums in another order
+    for name, left, right in zip(("out", "dq", "dk", "dv"), found, expected, strict=True):
+        gap = float(np.max(np.abs(left - right))) / max(1.0, float(np.max(np.abs(right))))
+        if not gap <= tolerance:
+            return (
+                f"{name} differs from the reference by {gap:.3g} of its largest value (at most {tolerance})"
+            )
+    return ""

@@ -1,4 +1,4 @@
-"""What a model is made of: `ModelConfig` is chosen, `Inputs` follows from the token store and the tasks."""
+"""What a model is made of: a `ModelConfig` is chosen, `Inputs` follows from the token store and the tasks."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -26,66 +26,39 @@ def checked_fields(cls: type, values: Mapping[str, Any], where: str) -> dict[str
     return dict(values)
 
 
+type Rules = dict[str, tuple[bool, str]]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Architecture. The defaults learn three tasks from some thousand stays on two CPU cores in about two minutes."""
+    """What every family shares; `ehrseq.models.families` adds each family's own. Made by `families.model_config`."""
 
-    family: str = "transformer"  # see registry.FAMILIES
+    family: str = ""  # see families.FAMILIES
     dim: int = 64  # width of a representation
-    layers: int = 1
-    heads: int = 4  # of attention; dim / heads must be a multiple of 4
-    mlp_ratio: float = 2.0  # inner width of the gated MLP / dim
     pools: int = 4  # learned time-weighted means of the past that each prediction reads
     wide: bool = True  # add a linear path from the latest event of each code (off for thousands of tasks)
     dropout: float = 0.3  # of each residual branch and of the head
     event_dropout: float = 0.0  # probability that training hides an event's code
-    attention: str = "blockwise"  # see attention.BACKENDS
-    block: int = 128  # tile of the blockwise backend
     dtype: str = "float32"  # of activations: float32, or bfloat16 on an accelerator; parameters stay float32
 
     def __post_init__(self) -> None:
-        checks = {
-            "dim": self.dim > 0 and self.dim % self.heads == 0,
-            "layers": self.layers >= 0,
-            "heads": self.heads > 0 and (self.dim // self.heads) % 4 == 0,
-            "mlp_ratio": self.mlp_ratio > 0,
-            "pools": self.pools >= 1,
-            "dropout": 0 <= self.dropout < 1,
-            "event_dropout": 0 <= self.event_dropout < 1,
-            "block": self.block > 0,
-            "dtype": self.dtype in ("float32", "bfloat16"),
-        }
-        for key, good in checks.items():
+        for key, (good, rule) in self.rules().items():
             if not good:
-                raise ConfigError(f"model.{key} is {getattr(self, key)!r}. {_RULES[key]}")
+                raise ConfigError(f"model.{key} is {getattr(self, key)!r}. {rule}")
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], where: str = "model") -> Self:
-        """Make a configuration from plain values.
-
-        Raises: ConfigError for an unknown key (with the closest one), a wrong type or an impossible value.
-
-        >>> ModelConfig.from_dict({"dim": 32}).dim
-        32
-        """
-        return cls(**checked_fields(cls, values, where))
+    def rules(self) -> Rules:
+        """What must hold: by field, whether it does, and the rule in words."""
+        return {
+            "dim": (self.dim > 0, "It must be positive."),
+            "pools": (self.pools >= 1, "At least 1 is needed."),
+            "dropout": (0 <= self.dropout < 1, "It must be in [0, 1)."),
+            "event_dropout": (0 <= self.event_dropout < 1, "It must be in [0, 1)."),
+            "dtype": (self.dtype in ("float32", "bfloat16"), "It must be float32 or bfloat16."),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
-
-
-_RULES = {
-    "dim": "It must be positive and divisible by `heads`.",
-    "layers": "It must not be negative.",
-    "heads": "It must be positive, and dim / heads a multiple of 4 (rotary pairs for position and time).",
-    "mlp_ratio": "It must be positive.",
-    "pools": "At least 1 is needed.",
-    "dropout": "It must be in [0, 1).",
-    "event_dropout": "It must be in [0, 1).",
-    "block": "It must be positive.",
-    "dtype": "It must be float32 or bfloat16.",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +71,7 @@ class Inputs:
     modalities: int
     tasks: tuple[str, ...]
     dense: tuple[tuple[str, int], ...] = ()  # side arrays of vectors: name and width
+    kinds: int = 1  # of codes: see `code_kinds`
 
     @classmethod
     def of(cls, vocabulary: Mapping[str, Any], tasks: tuple[str, ...]) -> Self:
@@ -113,6 +87,7 @@ class Inputs:
             modalities=max(len(vocabulary["modalities"]), 1),
             tasks=tuple(str(task) for task in tasks),
             dense=tuple((str(array["name"]), int(array["dim"])) for array in vocabulary.get("spans", ())),
+            kinds=len(code_kinds(vocabulary)[0]),
         )
 
     @classmethod
@@ -125,3 +100,16 @@ class Inputs:
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
+
+
+def code_kinds(vocabulary: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+    """Feature types: what stands before the first `//` of a code, and the type's number of each code.
+
+    In the order of their first codes, so that a vocabulary that grows keeps them.
+
+    >>> code_kinds({"codes": ["<pad>", "<unknown>", "Observation//LOINC//2160-0", "Condition//ICD10CM//I10"]})
+    (['', 'Observation', 'Condition'], [0, 0, 1, 2])
+    """
+    heads = [code.split("//", 1)[0] if "//" in code else "" for code in vocabulary["codes"]]
+    number = {name: index for index, name in enumerate(dict.fromkeys(["", *heads]))}
+    return list(number), [number[head] for head in heads]

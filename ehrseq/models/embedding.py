@@ -24,6 +24,8 @@ _CLOCK_PERIODS_DAYS = (
     7.0,
     365.2425,
 )  # day and week with a second wave each, as they are no sines
+EMBEDDED_FEATURES = 8 + 5 + 2 * _AGE_WAVES  # of value and time, that go through a product
+_LARGEST = 1e6  # days, and any value: a store's values are within 5, an infinite one is an error upstream
 
 
 class EventEmbedding(nnx.Module):
@@ -153,6 +155,8 @@ def encode_age(years: Array, waves: int = _AGE_WAVES) -> Array:
 
 
 def finite(x: Array) -> tuple[Array, Array]:
-    """(x with NaN as 0, 1.0 where x is not NaN), both float32."""
+    """(x with NaN as 0 and within +-1e6, 1.0 where x is not NaN), both float32."""
     known = ~jnp.isnan(x)
-    return jnp.where(known, x, 0).astype(jnp.float32), known.astype(jnp.float32)
+    return jnp.clip(jnp.where(known, x, 0), -_LARGEST, _LARGEST).astype(jnp.float32), known.astype(
+        jnp.float32
+    )

@@ -7,7 +7,7 @@ from jax import Array
 
 from ehrseq.models.config import ModelConfig
 from ehrseq.models.dropout import dropout
-from ehrseq.models.transformer import RMSNorm, weight
+from ehrseq.models.layers import RMSNorm, weight
 
 _HOURS = 24.0
 

@@ -1,102 +1,94 @@
 """The packed causal transformer: pre-norm blocks of segment-masked attention and a gated MLP."""
 
-import math
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from ehrseq.models.attention import attention
-from ehrseq.models.config import ModelConfig
-from ehrseq.models.dropout import dropout, keys
+from ehrseq.models.attention import attention, choose
+from ehrseq.models.config import Inputs
+from ehrseq.models.families import LruConfig, TransformerConfig
+from ehrseq.models.layers import Block, GatedMLP, Stream, branch_gain, weight
 from ehrseq.models.rotary import angles, rotate
-
-
-class RMSNorm(nnx.Module):
-    """Root-mean-square norm over the last axis, in float32. Source: Zhang and Sennrich 2019."""
-
-    def __init__(self, dim: int) -> None:
-        self.scale = nnx.Param(jnp.ones(dim))
-
-    def __call__(self, x: Array) -> Array:
-        """[..., dim] -> [..., dim] float32; exact zeros stay zeros."""
-        x = x.astype(jnp.float32)
-        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * self.scale[...]
-
-
-def weight(rngs: nnx.Rngs, *shape: int, fan_in: int, gain: float = 1.0) -> nnx.Param[Array]:
-    """A float32 parameter with standard deviation gain / sqrt(fan_in)."""
-    return nnx.Param(gain * fan_in**-0.5 * jax.random.normal(rngs.params(), shape))
+from ehrseq.models.work import Work, product
 
 
 class SelfAttention(nnx.Module):
-    """Multi-head attention inside segments, with rotary position and time."""
+    """Multi-head attention inside segments, with rotary position and time; query heads may share key heads."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
-        dim, heads = config.dim, config.heads
-        self.qkv_d3nh = weight(rngs, dim, 3, heads, dim // heads, fan_in=dim)
-        self.out_nhd = weight(rngs, heads, dim // heads, dim, fan_in=dim, gain=_branch_gain(config))
-        self.attend = nnx.static(partial(attention, backend=config.attention, block=config.block))
+    def __init__(self, config: TransformerConfig | LruConfig, rngs: nnx.Rngs) -> None:
+        dim, heads, width = config.dim, config.heads, config.dim // config.heads
+        self.heads, self.kv_heads = heads, config.kv_heads or heads
+        self.qkv_dnh = weight(rngs, dim, heads + 2 * self.kv_heads, width, fan_in=dim)
+        self.out_nhd = weight(rngs, heads, width, dim, fan_in=dim, gain=branch_gain(config.layers))
+        self.attend = nnx.static(
+            partial(
+                attention,
+                backend=backend_of(config),
+                window=config.window,
+                block=config.block,
+                segments=config.segments,
+            )
+        )
 
-    def __call__(self, x: Array, turn: Array, segment: Array) -> Array:
-        """x [B, T, dim], turn [B, T, dim / heads / 2], segment [B, T] -> [B, T, dim]."""
-        q, k, v = jnp.einsum("btd,dcnh->cbtnh", x, self.qkv_d3nh[...].astype(x.dtype))
-        mixed = self.attend(rotate(q, turn), rotate(k, turn), v, segment)
-        return jnp.einsum("btnh,nhd->btd", mixed, self.out_nhd[...].astype(x.dtype))
-
-
-class GatedMLP(nnx.Module):
-    """SwiGLU. Source: Shazeer 2020, *GLU variants improve transformer*."""
-
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
-        dim, inner = config.dim, int(config.dim * config.mlp_ratio)
-        self.in_d2f = weight(rngs, dim, 2, inner, fan_in=dim)
-        self.out_fd = weight(rngs, inner, dim, fan_in=inner, gain=_branch_gain(config))
-
-    def __call__(self, x: Array) -> Array:
-        """[B, T, dim] -> [B, T, dim]."""
-        gate, up = jnp.einsum("btd,dcf->cbtf", x, self.in_d2f[...].astype(x.dtype))
-        return jnp.einsum("btf,fd->btd", jax.nn.silu(gate) * up, self.out_fd[...].astype(x.dtype))
-
-
-def _branch_gain(config: ModelConfig) -> float:
-    """Residual branches start small, so that depth does not change the stream's scale (GPT-2's rule)."""
-    return 1 / math.sqrt(2 * max(config.layers, 1))
+    def __call__(self, x: Array, context: dict[str, Array]) -> Array:
+        """x [B, T, dim]; context: turn [B, T, dim / heads / 2], segment [B, T] -> [B, T, dim]."""
+        batch, length, dim = x.shape
+        qkv = x @ self.qkv_dnh[...].astype(x.dtype).reshape(dim, -1)
+        qkv = qkv.reshape(batch, length, self.heads + 2 * self.kv_heads, -1)
+        qk, v = qkv[:, :, : -self.kv_heads], qkv[:, :, -self.kv_heads :]
+        turned = rotate(qk, context["turn"])
+        q, k = turned[:, :, : self.heads], turned[:, :, self.heads :]
+        mixed = self.attend(q, k, v, context["segment"])
+        return mixed.reshape(batch, length, dim) @ self.out_nhd[...].astype(x.dtype).reshape(dim, dim)
 
 
-class Block(nnx.Module):
-    """Attention and MLP, each normalised before and added after."""
+def backend_of(config: TransformerConfig | LruConfig) -> str:
+    """The attention backend a model of this configuration uses on this machine."""
+    heads, kv_heads = config.heads, config.kv_heads or config.heads
+    return choose(config.attention, config.dtype, heads, kv_heads, config.dim // heads, config.window)
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
-        self.norm_attention, self.norm_mlp = RMSNorm(config.dim), RMSNorm(config.dim)
-        self.attention = SelfAttention(config, rngs)
-        self.mlp = GatedMLP(config, rngs)
-        self.rate = config.dropout
-        self.dtype = config.dtype
 
-    def __call__(self, x: Array, turn: Array, segment: Array, key: Array | None) -> Array:
-        """x [B, T, dim] float32 (the residual stream) -> the same."""
-        first, second = keys(key, 2)
-        mixed = self.attention(self.norm_attention(x).astype(self.dtype), turn, segment)
-        x = x + dropout(mixed.astype(jnp.float32), self.rate, first)
-        changed = self.mlp(self.norm_mlp(x).astype(self.dtype))
-        return x + dropout(changed.astype(jnp.float32), self.rate, second)
+def attention_flops(config: TransformerConfig | LruConfig, work: Work) -> float:
+    """Operations of one attention: projections on tokens, scores and means on the pairs that may see each other."""
+    width = config.dim // config.heads
+    projected = config.dim + 2 * (config.kv_heads or config.heads) * width
+    mixing = 2 * product(work.local_pairs(config.window), config.dim, 1)
+    return product(work.tokens, config.dim, projected) + product(work.tokens, config.dim, config.dim) + mixing
+
+
+def mlp_flops(dim: int, ratio: float, rows: int) -> float:
+    """Operations of one gated MLP."""
+    inner = int(dim * ratio)
+    return product(rows, dim, 2 * inner) + product(rows, inner, dim)
 
 
 class Transformer(nnx.Module):
     """The trunk of family "transformer": events in, representations out; position t has seen 0..t only."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
-        self.blocks = nnx.List([Block(config, rngs) for _ in range(config.layers)])
-        self.norm_in, self.norm_out = RMSNorm(config.dim), RMSNorm(config.dim)
-        self.head_width = config.dim // config.heads
+    def __init__(self, config: TransformerConfig, inputs: Inputs, rngs: nnx.Rngs) -> None:
+        dim = config.dim
+        blocks = [
+            Block(
+                SelfAttention(config, rngs),
+                GatedMLP(dim, config.mlp_ratio, config.layers, rngs),
+                dim,
+                config.dropout,
+                config.dtype,
+            )
+            for _ in range(config.layers)
+        ]
+        self.stream = Stream(blocks, dim, config.remat)
+        self.head_width = dim // config.heads
 
     def __call__(self, events: Array, batch: dict[str, Array], key: Array | None = None) -> Array:
         """events [B, T, dim] float32 -> [B, T, dim] float32."""
         turn = angles(batch["position"], batch["time"], self.head_width)
-        x = self.norm_in(events)
-        for block, block_key in zip(self.blocks, keys(key, len(self.blocks)), strict=True):
-            x = block(x, turn, batch["segment"], block_key)
-        return self.norm_out(x)
+        return self.stream(events, {"turn": turn, "segment": jnp.asarray(batch["segment"])}, key)
+
+    @staticmethod
+    def flops(config: TransformerConfig, inputs: Inputs, work: Work) -> float:
+        """Operations of the trunk's forward pass."""
+        block = attention_flops(config, work) + mlp_flops(config.dim, config.mlp_ratio, work.tokens)
+        return config.layers * block

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from ehrseq.core.errors import ConfigError
 from ehrseq.models.config import ModelConfig, checked_fields
+from ehrseq.models.families import TransformerConfig, model_config
 
 SELECTORS = ("loss", "auroc")
 
@@ -19,7 +20,7 @@ class TrainConfig:
     overfits within an epoch: the wide path learns quickly under a prior, the network slowly beside it.
     """
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = field(default_factory=TransformerConfig)  # of any family: families.FAMILIES
     context: int = 512  # tokens a prediction may look back on
     row_length: int = 512  # tokens of a packed row, >= context
     batch_rows: int = 16  # rows of a batch, over all hosts
@@ -75,7 +76,7 @@ class TrainConfig:
         if not isinstance(model, ModelConfig):
             if not isinstance(model, Mapping):
                 raise ConfigError(f"train: model is {model!r}; expected keys and values.")
-            given["model"] = ModelConfig.from_dict(model, "train.model")
+            given["model"] = model_config(model, "train.model")
         return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:

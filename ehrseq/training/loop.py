@@ -14,7 +14,7 @@ from ehrseq.core.files import write_json
 from ehrseq.core.measure import Meter
 from ehrseq.core.progress import log, track
 from ehrseq.models.config import Inputs
-from ehrseq.models.registry import Parameters, build, count, definition, parameters
+from ehrseq.models.registry import Parameters, count, definition, initial, learned_from_data
 from ehrseq.tokens.loader import Loader
 from ehrseq.tokens.packing import Examples
 from ehrseq.training.checkpoint import Checkpoints, Journal
@@ -111,17 +111,18 @@ class _Run:
         ridge = 1 / (config.wide_prior**2 * asked)  # of a mean over labels: more data, less prior
         self.step = make_train_step(bind, optimizer, len(self.inputs.tasks), config.ema, ridge)
         self.scorer = scorer(config, self.inputs)
-        initial = parameters(build(config.model, self.inputs, config.seed))
-        initial["heads.bias"] = _prior(examples, train_rows)
+        first = initial(config.model, self.inputs, config.seed)
+        first["heads.bias"] = _prior(examples, train_rows)
+        first |= learned_from_data(config.model, store, examples, train_rows, config.context, config.seed)
         if warm is not None:
-            initial = grown(warm.parameters, initial, old_tasks=warm.inputs.tasks, tasks=self.inputs.tasks)
-        self.state = start(initial, optimizer, len(self.inputs.tasks), config.seed)
+            first = grown(warm.parameters, first, old_tasks=warm.inputs.tasks, tasks=self.inputs.tasks)
+        self.state = start(first, optimizer, len(self.inputs.tasks), config.seed)
         self.best: Parameters = self.state.average
         self.journal = Journal(self.loader.state)
         self.checkpoints = Checkpoints(out / "checkpoints", self._identity())
         self._resume()
         log(
-            "training", parameters=count(initial), labels=self.loader.labels, tokens=self.loader.tokens,
+            "training", parameters=count(first), labels=self.loader.labels, tokens=self.loader.tokens,
             batches=self.loader.batches, epochs=config.epochs, resumed=self.loader.state.to_json(),
         )  # fmt: skip
 

@@ -1,11 +1,11 @@
 """What the tests of this folder run: two tasks with labels, one without, a model that trains in seconds."""
 
-from ehrseq.models.config import ModelConfig
+from ehrseq.models.families import TransformerConfig
 from ehrseq.training.config import TrainConfig
 
 TASKS = ("in_hospital_mortality_24h", "long_stay_7d")
 TINY = TrainConfig(
-    model=ModelConfig(dim=8, heads=2, layers=0, pools=1, attention="reference"),
+    model=TransformerConfig(dim=8, heads=2, layers=0, pools=1, attention="reference"),
     context=32, row_length=32, batch_rows=16, epochs=2, checkpoint_steps=2,
 )  # fmt: skip
 NOBODY_DIES_TWICE = """
