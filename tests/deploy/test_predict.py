@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from fhir.resources.R4B import get_fhir_model_class
 from fhir_server import FhirServer, fhir_server
+from tiny_run import TASKS
 
 import ehrseq
 from ehrseq.core.errors import ConfigError, EhrseqError, ModelError, SchemaError
@@ -179,7 +180,7 @@ def test_now_is_the_end_of_each_record_and_the_dead_are_not_asked_about(
     assert not set(found["subject_id"]) & set(dead)
     last = events.group_by("subject_id").agg(pl.col("time").max())
     assert found.join(last, on="subject_id").filter(pl.col("prediction_time") != pl.col("time")).is_empty()
-    assert found.group_by("subject_id").len()["len"].unique().to_list() == [2]
+    assert found.group_by("subject_id").len()["len"].unique().to_list() == [len(TASKS)]
 
 
 def test_a_record_of_no_known_code_is_refused_with_its_reason(registered: Path, tmp_path: Path):
@@ -198,8 +199,8 @@ def test_a_record_of_no_known_code_is_refused_with_its_reason(registered: Path, 
     )
     assert made.result.manifest.made["predictions"] == 0
     refused = pl.read_parquet(made.result.out / "abstained.parquet")
-    assert refused.height == 2
-    (risk, _) = [one for one in resources(made.result.out) if one["resourceType"] == "RiskAssessment"]
+    assert refused.height == len(TASKS)
+    risk, *_ = [one for one in resources(made.result.out) if one["resourceType"] == "RiskAssessment"]
     assert "probabilityDecimal" not in risk["prediction"][0]
     assert risk["prediction"][0]["rationale"].startswith("No prediction: ")
     assert risk["subject"] == {"reference": "Patient/p1"}
