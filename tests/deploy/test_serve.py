@@ -62,8 +62,8 @@ def served(whole: Outcome, registered: Path, tmp_path_factory: pytest.TempPathFa
     url = f"http://127.0.0.1:{port}"
     while not server.started:
         time.sleep(0.02)
-    assert httpx.get(f"{url}/health").json() == {"status": "alive"}
-    while httpx.get(f"{url}/ready").status_code != 200:
+    assert httpx.get(f"{url}/health", timeout=120).json() == {"status": "alive"}
+    while httpx.get(f"{url}/ready", timeout=120).status_code != 200:
         time.sleep(0.1)
     yield Served(url, hooks, living)
     server.should_exit = True
@@ -84,7 +84,9 @@ def hook_of(bundle: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_discovery_names_one_patient_view_service_with_its_prefetch(served: Served):
-    answer = httpx.get(f"{served.url}/cds-services", headers={"Authorization": f"Bearer {SECRET}"})
+    answer = httpx.get(
+        f"{served.url}/cds-services", headers={"Authorization": f"Bearer {SECRET}"}, timeout=120
+    )
     (service,) = answer.json()["services"]
     assert (service["hook"], service["id"]) == ("patient-view", "tiny")
     assert service["prefetch"]["patient"] == "Patient/{{context.patientId}}"
@@ -95,7 +97,7 @@ def test_without_the_token_nothing_is_answered(served: Served, token: str | None
     answer = served.post(served.hooks[served.living[0]], token)
     assert answer.status_code == 401
     assert "cards" not in answer.json()
-    assert httpx.get(f"{served.url}/cds-services").status_code == 401
+    assert httpx.get(f"{served.url}/cds-services", timeout=120).status_code == 401
 
 
 def test_a_card_says_what_a_batch_would_say(served: Served, whole: Outcome, registered: Path, tmp_path: Path):
@@ -143,14 +145,14 @@ def test_what_is_wrong_is_said_without_quoting_it(served: Served):
     assert served.post({"hook": "order-sign"}).status_code == 400
     assert "reads nothing by itself" in served.post({"hook": "patient-view"}).json()["error"]
     assert served.post(b" " * (MOST + 1)).status_code == 413
-    assert httpx.get(f"{served.url}/ready").status_code == 200
+    assert httpx.get(f"{served.url}/ready", timeout=120).status_code == 200
 
 
 def test_nothing_of_a_patient_is_logged(served: Served, capsys: pytest.CaptureFixture[str]):
     progress.set_quiet(False)
     name = served.living[0]
     served.post(served.hooks[name])
-    httpx.get(f"{served.url}/Patient/{name}", headers={"Authorization": f"Bearer {SECRET}"})
+    httpx.get(f"{served.url}/Patient/{name}", headers={"Authorization": f"Bearer {SECRET}"}, timeout=120)
     progress.set_quiet(True)
     said = capsys.readouterr().err
     assert '"status": 200' in said
