@@ -56,7 +56,7 @@ TABLE_KEYS = {
     "decimal",
     "thousands",
 }
-FORMATS = ("ccda", "hl7v2", "vcf")
+FORMATS = ("assay", "ccda", "hl7v2", "vcf")
 """Formats whose files each hold rows of several tables."""
 _MERGE_KEYS = {"table", "retired", "into"}
 SOURCE_KEYS = {

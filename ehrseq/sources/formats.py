@@ -11,6 +11,7 @@ from ehrseq.sources.declaration import Table
 _READERS = {
     "ccda": "ehrseq.sources.ccda",
     "hl7v2": "ehrseq.sources.hl7v2",
+    "assay": "ehrseq.adapters.genomics.assays",
     "vcf": "ehrseq.adapters.genomics.tables",  # adapters are found by name: nothing up-stream of them imports them
 }
 

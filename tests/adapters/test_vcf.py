@@ -88,6 +88,7 @@ def test_every_allele_is_reported_counted_or_refused(vcf):
 
 
 def test_events_are_known_from_the_report_on(vcf, tmp_path):
+    (vcf / "pharmacogenes.csv").write_text("sample,gene,diplotype,phenotype\none,CYP2D6,*1/*4,intermediate\n")
     store, _ = mapped(vcf)
     ehrseq.timeline(store, tmp_path / "timeline")
     events = pl.concat(pl.read_parquet(path) for path in (tmp_path / "timeline" / "data").rglob("*.parquet"))
@@ -100,6 +101,7 @@ def test_events_are_known_from_the_report_on(vcf, tmp_path):
         "2021-05-01 10:00:00",
         "2020-01-02 23:59:59",
     ]
+    assert genome.filter(code="PGX//CYP2D6//intermediate")["text_value"].to_list() == ["*1/*4"]
     assert not events["code"].str.contains("69548-6|53034-5").any()  # said once, not in parts again
 
 
@@ -190,3 +192,27 @@ def test_real_files_open_or_are_typed_rejects(data_dir, tmp_path):
             assert sum(frame.height for frame in found.rows["records"]) > 0
     assert {broken.pop("empty.vcf"), broken.pop("test-invalid-header.vcf")} == {"header"}
     assert set(broken.values()) <= {"assembly"}  # neither contigs nor a declaration, or no human genome
+
+
+def test_polygenic_scores_count_the_effect_allele_wherever_it_stands(vcf, tmp_path):
+    (vcf / "scores").mkdir()
+    (vcf / "scores" / "PGS1.txt").write_text(
+        "#pgs_id=PGS000001\n#genome_build=GRCh38\n"
+        "chr_name\tchr_position\teffect_allele\tother_allele\teffect_weight\tallelefrequency_effect\n"
+        "1\t100\tT\tA\t1.0\t0.5\n"  # the alternate: one has 1, two has 2
+        "1\t150\tG\tA\t10\t0.5\n"  # the reference: one has 1, two has 2
+        "1\t170\tT\tC\t100\t0.5\n"  # the other strand's alternate: one has 1, two has 0
+        "1\t999\tT\tC\t100\t0.5\n"  # not in the file
+    )
+    (vcf / "a.vcf").write_text((HEAD + ROWS).replace("A,<NON_REF>", "A"))
+    store, _ = mapped(vcf)
+    found = {}
+    for row in resources(store, "Observation"):
+        if row["code"]["coding"][0]["code"] == "PGS000001":
+            found[row["subject"]["reference"][-1]] = components(row)
+    assert found["7"]["sum"] == 1 + 10 + 100
+    assert found["8"]["sum"] == 2 + 20
+    assert found["8"]["found"] == 75
+    (vcf / "scores" / "PGS1.txt").write_text("#genome_build=GRCh37\nchr_name\n")
+    with pytest.raises(DataQualityError):
+        mapped(vcf)

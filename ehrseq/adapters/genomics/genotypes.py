@@ -34,6 +34,15 @@ class Genotypes:
         kinds = self.kinds[self.codes]
         return np.stack([(kinds == kind).sum(axis=0) for kind in (REFERENCE, CARRIER, MISSING)], axis=1)
 
+    def dosages(self) -> np.ndarray:
+        """Copies of the first alternate allele [records, samples] float32; NaN where not called; of one copy twice."""
+        first = np.zeros(len(self.kinds), np.float32)
+        first[self.kinds == MISSING] = np.nan
+        mine = self.carried.filter(pl.col("allele") == 1)
+        scaled = mine["copies"].to_numpy() * 2 / mine["ploidy"].to_numpy()
+        first[mine["code"].to_numpy()] = scaled
+        return np.asarray(first[self.codes])
+
     def carriers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(record, sample, code) of every genotype with an allele other than the reference."""
         record, sample = np.nonzero(self.kinds[self.codes] == CARRIER)

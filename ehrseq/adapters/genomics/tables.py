@@ -16,17 +16,20 @@ import polars as pl
 
 from ehrseq.adapters.genomics.annotation import FILE as NOTES
 from ehrseq.adapters.genomics.annotation import read_notes
-from ehrseq.adapters.genomics.assembly import accessions, agreed, by_lengths, by_words
+from ehrseq.adapters.genomics.assembly import accessions, agreed, by_lengths, by_words, chromosome
 from ehrseq.adapters.genomics.calls import called, phase_rows, sites, variant_rows
 from ehrseq.adapters.genomics.links import NAMES, moment, read_links
 from ehrseq.adapters.genomics.regions import NOT_CALLED, REPORTED, STUDIED, common, inside, read_bed
+from ehrseq.adapters.genomics.scores import add_block, read_scores, score_rows
 from ehrseq.adapters.genomics.vcf import Header, VcfError, opened, read_blocks, read_header
 from ehrseq.core.errors import SourceError
 from ehrseq.sources.declaration import Table
 from ehrseq.sources.rejects import join_rejects, rejects
 
+PHARMACOGENES = "pharmacogenes.csv"
+_PHARMACOGENE = ("sample", "gene", "diplotype", "phenotype")
 FILES = (".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")
-SUFFIXES = (*FILES, *NAMES, NOTES, REPORTED, STUDIED, NOT_CALLED)
+SUFFIXES = (*FILES, *NAMES, NOTES, REPORTED, STUDIED, NOT_CALLED, PHARMACOGENES, ".txt", ".txt.gz")
 """What the name of a file ends in; files that stand beside the VCF are inputs as well."""
 _ROWS_AT_ONCE = 200_000
 RARE = 0.01
@@ -62,7 +65,7 @@ def read(table: Table, files: Sequence[tuple[Path, str]]) -> Iterator[tuple[pl.D
         if not path.name.lower().endswith(FILES):
             continue
         _one_assembly(path.parent)
-        found = _file_tables(path, name, path.stat().st_mtime_ns)
+        found = _file_tables(path, name, _stamp(path.parent))
         unread = join_rejects(found.rejects.get(table.name, []))
         for frame in found.rows.get(table.name, []):
             for part in frame.iter_slices(_ROWS_AT_ONCE):
@@ -97,6 +100,13 @@ def _one_assembly(folder: Path) -> None:
         )
 
 
+def _stamp(folder: Path) -> int:
+    """Changes when a file of the folder does, those beside a VCF among them."""
+    return hash(
+        tuple((path.name, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*")) if path.is_file())
+    )
+
+
 @lru_cache(1)
 def _file_tables(path: Path, name: str, _changed: int) -> FileTables:
     """All tables of a file, held for the tables that are read from it next."""
@@ -110,6 +120,19 @@ def _file_tables(path: Path, name: str, _changed: int) -> FileTables:
         found.rows.clear()
         found.refuse("records", name, [0], getattr(error, "rule", "assembly"), str(error))
     return found
+
+
+def _pharmacogenes(folder: Path, samples: tuple[str, ...]) -> pl.DataFrame:
+    """Diplotypes and phenotypes that a caller of star alleles (PharmCAT, say) gave. Raises: SourceError."""
+    path = folder / PHARMACOGENES
+    none = pl.DataFrame(schema={**dict.fromkeys(_PHARMACOGENE, pl.String), "row": pl.Int64})
+    if not path.is_file():
+        return none
+    frame = pl.read_csv(path, infer_schema=False)
+    if missing := [name for name in _PHARMACOGENE if name not in frame.columns]:
+        raise SourceError(f"{path}: has no column `{missing[0]}`. Expected {', '.join(_PHARMACOGENE)}.")
+    rows = frame.select(*_PHARMACOGENE, row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
+    return rows.filter(pl.col("sample").is_in(samples))
 
 
 class _File:
@@ -139,6 +162,7 @@ class _File:
             bed: read_bed(path.parent / bed) for bed in (REPORTED, STUDIED, NOT_CALLED) if self._has(bed)
         }
         self.noted = read_notes(path.parent)
+        self.scores = read_scores(path.parent, self.assembly)
 
     def _has(self, bed: str) -> bool:
         return (self.path.parent / bed).is_file()
@@ -158,6 +182,14 @@ class _File:
             if self.header.samples:
                 genotypes, calls = called(block, self.header)
                 counts += genotypes.counts()
+                if self.scores:
+                    places = block.records.select(
+                        "pos",
+                        chromosome=chromosome(pl.col("chrom")),
+                        ref=pl.col("ref").str.to_uppercase(),
+                        alt=pl.col("alt").str.extract(r"^([^,]*)").str.to_uppercase(),
+                    )
+                    add_block(self.scores, places, genotypes.dosages())
                 known = sites(block, calls, self.header, self.assembly, self.noted)
                 rows.append(variant_rows(calls, self._known(known), self.header.samples))
         self._samples(records, counts, rows)
@@ -211,6 +243,8 @@ class _File:
             self._put("variants", self._linked(part.filter(~pl.col("common"))))
             self._put("common", self._linked(part.filter(pl.col("common"))))
             self._put("phases", self._linked(phase_rows(part)))
+        self._put("pharmacogenes", self._linked(_pharmacogenes(self.path.parent, self.header.samples)))
+        self._put("scores", self._linked(score_rows(self.scores, self.header.samples)))
         self._regions(linked)
 
     def _regions(self, samples: pl.DataFrame) -> None:
