@@ -74,30 +74,6 @@ class Baseline:
         return np.concatenate([counts[:, kept].toarray(), summaries], axis=1).astype(np.float32)
 
 
-def fit_baselines(
-    store: "TokenStore", examples: Examples, *, seed: int = 0, split: str = "held_out"
-) -> dict[str, dict[str, NDArray[Any]]]:
-    """Fit every baseline and predict the labels of `split`: columns by name, as `training.predict.predict` gives.
-
-    Fitted on the training split, chosen on the tuning split; the labels of `split` are copied, never looked at.
-
-    Raises: ModelError if a task has one class only in the training split.
-    """
-    rows = examples.rows(split)
-    rows = rows[examples.single()[examples.task[rows]]]
-    known = {
-        "subject_id": np.asarray(store.subject_id)[examples.subject[rows]],
-        "prediction_time": examples.prediction_time[rows].astype("datetime64[us]"),
-        "task": examples.tasks[examples.task[rows]],
-        "label": examples.value[rows].astype(np.float64),
-    }
-    fitted = {name: fit_baseline(name, store, examples, seed=seed) for name in BASELINES}
-    return {
-        name: known | {"probability": baseline.predict(store, examples, rows)}
-        for name, baseline in fitted.items()
-    }
-
-
 def fit_baseline(name: str, store: "TokenStore", examples: Examples, *, seed: int = 0) -> Baseline:
     """Fit `logistic` or `gradient_boosting` for every task; each needs both classes in the training split.
 

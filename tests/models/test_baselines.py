@@ -11,7 +11,7 @@ from toy.ward import DRUG, ward
 
 from ehrseq.core.errors import ConfigError, ModelError
 from ehrseq.models import prefix_features
-from ehrseq.models.baselines import BASELINES, _fit_trees, fit_baseline, fit_baselines
+from ehrseq.models.baselines import BASELINES, _fit_trees, fit_baseline
 from ehrseq.models.prefix_features import SUMMARIES, log_counts, value_summaries
 from ehrseq.tokens.packing import Examples
 
@@ -132,19 +132,6 @@ def test_they_do_not_see_the_future(name: str, toy: tuple[Any, Examples]) -> Non
     arrays["code"][late], arrays["value"][late] = DRUG, 5.0
     changed = baseline.predict(SimpleNamespace(**arrays), examples, rows)
     np.testing.assert_array_equal(changed, baseline.predict(store, examples, rows))
-
-
-def test_all_of_them_predict_the_held_out_labels_as_a_model_does(toy: tuple[Any, Examples]) -> None:
-    store, examples = toy
-    rows = examples.rows("held_out")
-    found = fit_baselines(store, examples)
-    assert list(found) == list(BASELINES)
-    for name, columns in found.items():
-        assert set(columns) == {"subject_id", "prediction_time", "task", "probability", "label"}
-        assert columns["subject_id"].tolist() == store.subject_id[examples.subject[rows]].tolist()
-        assert columns["task"].tolist() == examples.tasks[examples.task[rows]].tolist()
-        np.testing.assert_array_equal(columns["label"], examples.value[rows])
-        assert np.all((columns["probability"] > 0) & (columns["probability"] < 1)), name
 
 
 def test_the_labels_that_are_predicted_are_not_looked_at(toy: tuple[Any, Examples]) -> None:
