@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ehrseq.models.families import StumpsConfig
-from ehrseq.tokens.packing import Examples, Ints, ranges
+from ehrseq.tokens.packing import Examples, Ints, count_until, ranges
 
 if TYPE_CHECKING:
     from ehrseq.tokens.store import TokenStore
@@ -74,9 +74,13 @@ def choose_stumps(
 def _pairs(store: "TokenStore", examples: Examples, rows: Ints, context: int) -> _Pairs:
     position = examples.position[rows]
     seen = np.minimum(position, context)
-    token = ranges(np.asarray(store.offsets)[examples.subject[rows]] + position - seen, seen)
+    first = np.asarray(store.offsets)[examples.subject[rows]] + position - seen
+    token, time = ranges(first, seen), np.asarray(store.time)
+    # as the loader has it: birth and what is true for life stand at the first event after them
+    born = count_until(time, first, first + seen, np.asarray(store.birth)[examples.subject[rows]])
+    begun = time[first + np.where(born < seen, born, 0)]
     asked = np.repeat(examples.prediction_time[rows], seen)
-    days = np.maximum(asked - np.asarray(store.time)[token], 0) / _US_PER_DAY
+    days = np.maximum(asked - np.maximum(time[token], np.repeat(begun, seen)), 0) / _US_PER_DAY
     return _Pairs(
         np.repeat(np.arange(len(rows)), seen),
         np.asarray(store.code)[token],

@@ -96,7 +96,7 @@ def flops(config: ModelConfig, inputs: Inputs, work: Work) -> float:
 
 
 def parameters(model: nnx.Module) -> Parameters:
-    """The model's parameters by dotted name, e.g. `trunk.blocks.0.mlp.out_fd`, sorted by name."""
+    """The model's parameters by dotted name, e.g. `trunk.stream.blocks.0.mlp.out_fd`, sorted by name."""
     state = nnx.state(model, nnx.Param).flat_state()
     # a weakly typed first value (`arange * 0.5`) would come back strong from a step, which would be compiled again
     return dict(sorted((_name(path), leaf[...].astype(leaf[...].dtype)) for path, leaf in state))

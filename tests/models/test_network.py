@@ -45,7 +45,7 @@ def test_values_their_changes_and_times_matter() -> None:
 
 def test_parameters_have_stable_names_and_come_back() -> None:
     values = initial(CONFIG, INPUTS, seed=3)
-    assert "trunk.blocks.0.mlp.out_fd" in values
+    assert "trunk.stream.blocks.0.mlp.out_fd" in values
     assert list(values) == sorted(values)
     assert count(values) == sum(value.size for value in values.values())
     again = parameters(definition(CONFIG, INPUTS)(values))
