@@ -86,7 +86,7 @@ def _result(console: Console, verb: str, result: Result) -> None:
         from ehrseq.mapping.changes import in_words
 
         console.print(f"changed since the last delivery: {in_words(changes)} (see changes/changes.parquet)")
-    if isinstance(knowable := manifest.notes.get("knowable"), dict):
+    if isinstance(knowable := manifest.notes.get("knowable"), dict) and any(knowable.values()):
         console.print(_guarantees(knowable))
     if unmapped := manifest.notes.get("unmapped"):
         words = ", ".join(

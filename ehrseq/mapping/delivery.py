@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ehrseq.core.errors import ConfigError, SourceError
+from ehrseq.core.errors import ConfigError, SourceError, closest
 from ehrseq.core.files import sha256_file
 from ehrseq.core.manifest import Input
 from ehrseq.mapping.delta import deleted, watermarks
 from ehrseq.sources.database import Database, Partition, is_database, shown
 from ehrseq.sources.declaration import Source
-from ehrseq.sources.raw import delivered_columns
+from ehrseq.sources.raw import SUFFIXES, delivered_columns
 from ehrseq.sources.tables import find_tables, table_files
 
 
@@ -113,6 +113,9 @@ def find_delivery(source: Source, data: str | Path, *, kept: Path | None = None)
     gone = {name: found for name, table in tables if (found := table_files(data, deleted(table)))}
     if not rows and not gone:
         raise SourceError(f"{data}: holds no table of {source.name}, so there is no delta in it.")
+    _refuse_strangers(
+        source, data, {path for found in (rows, gone) for paths in found.values() for path in paths}
+    )
     for name in [*rows, *gone]:
         if not source.tables[name].primary_key:
             raise SourceError(
@@ -120,6 +123,25 @@ def find_delivery(source: Source, data: str | Path, *, kept: Path | None = None)
                 "which rows its new ones replace. Declare it, or map a full delivery."
             )
     return Delivery(data, str(data), rows, gone, True)
+
+
+def _refuse_strangers(source: Source, data: Path, known: set[Path]) -> None:
+    """A misspelt table would be a correction or a deletion that is lost. Raises: SourceError that names it."""
+    if any(table.format for table in source.tables.values()):
+        return
+    files = sorted(
+        path
+        for path in data.rglob("*")
+        if path.is_file() and path.name.endswith(tuple(filter(None, SUFFIXES)))
+    )
+    if strange := [path.relative_to(data).as_posix() for path in files if path not in known]:
+        names = [name + part for name in source.tables for part in ("", ".deleted")]
+        near = closest(strange[0].partition(".csv")[0], names)
+        more = f" So are {len(strange) - 1} more." if strange[1:] else ""
+        raise SourceError(
+            f"{data}: {strange[0]} is no table of {source.name}.{near}{more} "
+            "Rename it or take it away: nothing was read, so that no correction or deletion is lost."
+        )
 
 
 def _sha256(path: Path) -> str:

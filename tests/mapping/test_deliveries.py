@@ -217,9 +217,14 @@ def _bad_key(folder: Path, source: Path) -> tuple[Path, Path]:
     return delta(folder / "n", **{"labs.deleted": "lab\nfive\n"}), folder / "fhir"
 
 
+def _misspelt(folder: Path, source: Path) -> tuple[Path, Path]:
+    return delta(folder / "n", labs=LAB, **{"labs.delete": "lab\n5\n"}), folder / "fhir"
+
+
 @pytest.mark.parametrize(
     ("case", "error", "message"),
     [
+        (_misspelt, SourceError, r'labs.delete.csv is no table of tiny. Closest: "labs.deleted"'),
         (_without_rows, ConfigError, "without --keep-rows"),
         (_no_key, SourceError, "table notes has no `primary_key`"),
         (_nothing, SourceError, "holds no table of tiny"),
