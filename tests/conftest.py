@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from ehrseq.core import progress
+
+# a busy machine is no failure: no test times the clock
+settings.register_profile("ehrseq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ehrseq")
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -86,7 +86,7 @@ def psi(before: ArrayLike, now: ArrayLike) -> float:
     0.1 is commonly called small, 0.25 large.
 
     >>> psi([50, 50], [50, 50]), round(psi([500, 500], [100, 900]), 2)
-    (0.0, 0.88)
+    (0.0, 0.87)
     """
     left, right = np.asarray(before, np.float64), np.asarray(now, np.float64)
     if left.sum() == 0 or right.sum() == 0:

@@ -77,7 +77,7 @@ def test_two_units_of_one_code_are_never_mixed(tmp_path: Path):
         (5.0, "mmol/L"),
         (91.0, "mg/dL"),
     ]
-    scales = _count(labs, 0).scales
+    scales = _count(tmp_path / "timeline", labs, 0).scales
     assert sorted(scales["unit"].to_list()) == ["mg/dL", "mmol/L"]
     assert scales["code"].n_unique() == 1
 

@@ -22,7 +22,7 @@ def kind_of(alternate: pl.Expr) -> pl.Expr:
     """What an ALT is: sequence, symbolic (`<DEL>`), breakend, star (lost with an upstream deletion) or no change.
 
     >>> alternates = pl.DataFrame({"a": ["T", "<DEL>", "N[17:5[", "*", "<NON_REF>", "."]})
-    >>> alternates.select(kind_of(pl.col("a")))["a"].to_list()
+    >>> alternates.select(kind_of(pl.col("a"))).to_series().to_list()
     ['sequence', 'symbolic', 'breakend', 'star', 'no change', 'no change']
     """
     return (
