@@ -1,6 +1,6 @@
 """Six generated months through `ehrseq retrain` and `ehrseq monitor`, with damage planted in month four.
 
-    uv run python benchmarks/drift.py --patients 300 --out /tmp/drift
+    uv run python benchmarks/drift.py --patients 300 --out runs/drift
 
 Month four comes with creatinine in µmol/L instead of mg/dL (new analyser), sodium under another code (new dictionary)
 and another mix of admissions (new policy). Month five brings the same four months with the first two repaired in the
